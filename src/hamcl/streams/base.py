@@ -1,0 +1,112 @@
+"""Tasks and streams: what a learner is given, one task after another."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
+
+from hamcl.errors import DataError
+
+Modality = Literal["image", "text"]
+Augmentation = Literal["none", "photo", "handwriting"]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One split of a task: inputs and their labels.
+
+    Attributes:
+        inputs: texts (`str`) or RGB `PIL.Image`s; images are decoded when indexed, so only indices travel.
+            A bad sample raises `DataError` that names the file when it is indexed.
+        labels: positions in the class list of the task (or of the source) this split belongs to.
+    """
+
+    inputs: Sequence[Any] = ()
+    labels: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels):
+            raise ValueError(f"{len(self.inputs)} inputs but {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Sequence[int], relabel: dict[int, int] | None = None) -> "Samples":
+        """The samples at `indices`, lazily, with labels mapped through `relabel`."""
+        labels = [self.labels[i] for i in indices]
+        return Samples(Selected(self.inputs, tuple(indices)), [relabel[y] for y in labels] if relabel else labels)
+
+
+@dataclass(frozen=True)
+class Selected(Sequence[Any]):
+    """A lazy view of `source` at `indices`."""
+
+    source: Sequence[Any]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        return Selected(self.source, self.indices[i]) if isinstance(i, slice) else self.source[self.indices[i]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task: its class names and its splits, labels being positions in `classes`."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples = field(default_factory=Samples)
+    test: Samples = field(default_factory=Samples)
+    modality: Modality = "image"
+    augmentation: Augmentation = "none"
+
+    def __post_init__(self) -> None:
+        folded = [name.casefold() for name in self.classes]
+        twice = sorted({name for name in self.classes if folded.count(name.casefold()) > 1})
+        if not self.classes or twice:
+            why = f"class names differ only by case or repeat: {', '.join(twice)}" if twice else "it has no classes"
+            raise DataError(f"task {self.name!r} cannot be used: {why}")
+        for split in ("train", "val", "test"):
+            labels = getattr(self, split).labels
+            if len(labels) and not (0 <= min(labels) and max(labels) < len(self.classes)):
+                raise DataError(
+                    f"task {self.name!r}, split {split}: labels must lie in 0..{len(self.classes) - 1}, "
+                    f"got {min(labels)}..{max(labels)}"
+                )
+
+
+@dataclass(frozen=True)
+class Stream(Sequence[Task]):
+    """A sequence of tasks, reproducible from (source, options, seed).
+
+    Attributes:
+        superclasses: class name -> superclass name, where the source knows one.
+    """
+
+    name: str
+    tasks: tuple[Task, ...]
+    superclasses: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @overload
+    def __getitem__(self, i: int) -> Task: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Task]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        return self.tasks[i]
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All class names in the order of first appearance."""
+        return tuple(dict.fromkeys(name for task in self.tasks for name in task.classes))
