@@ -1,0 +1,189 @@
+"""HAMConfig: every setting of a learner in one validated dataclass."""
+
+import dataclasses
+import difflib
+import json
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from hamcl.errors import UsageError
+
+PAPER: dict[str, Any] = {
+    "rank": 8,
+    "lora_alpha": 32.0,
+    "dropout": 0.1,
+    "max_groups": 5,
+    "similarity": "weight",
+    "merge": "concat",
+    "density": 0.5,
+    "lr": 1e-4,
+    "importance_lr": 1e-4,
+    "head_lr": 1e-4,
+    "epochs": 10,
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "distill": 0.0,
+    "head": "linear",
+    "drift_map": False,
+}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
+
+
+def option(default: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class HAMConfig:
+    """Settings of HAM and of the baselines that share its adapters, heads and training loop.
+
+    Raises:
+        UsageError: a value has the wrong type or lies outside its range.
+    """
+
+    seed: int = option(0, "Seed of every random draw.")
+    rank: int = option(8, "Rank of a task's LoRA adapter.")
+    lora_alpha: float = option(8.0, "LoRA scale; a new adapter's update is multiplied by lora_alpha / rank.")
+    dropout: float = option(0.0, "Dropout on the input of a task's adapter while it trains.")
+    targets: str | None = option(None, "Regular expression over layer names to adapt; none: the backbone's default.")
+    max_groups: int | None = option(5, "G_max, the largest number of groups; none: no limit.")
+    similarity: Literal["weight", "factor", "cka"] = option("weight", "How an adapter is compared with a group.")
+    threshold: float = option(2.0, "tau: an adapter whose best score is below it opens a new group.")
+    threshold_kind: Literal["zscore", "raw"] = option(
+        "zscore", "Compare tau with the similarity's z-score among those seen so far, or with the raw similarity."
+    )
+    merge: Literal["concat", "svd", "mean", "ties", "dare", "magnitude"] = option(
+        "mean", "How an adapter is merged into its group."
+    )
+    merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
+    density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
+    prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
+    epochs: int = option(5, "Passes over a task's training samples.")
+    batch_size: int = option(32, "Training samples per step.")
+    eval_batch_size: int = option(128, "Samples per forward pass without gradients.")
+    lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
+    head_lr: float = option(1e-2, "Learning rate of the task's classifier rows.")
+    importance_lr: float = option(1e-2, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
+    weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
+    warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
+    clip_norm: float = option(1.0, "Largest norm of the gradient; 0 turns clipping off.")
+    distill: float = option(3.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
+    compile: bool = option(False, "Compile the backbone with torch.compile.")
+    head: Literal["linear", "cosine", "ncm", "lda", "ridge"] = option("lda", "Classifier over all seen classes.")
+    head_features: Literal["adapted", "frozen", "both"] = option(
+        "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
+    )
+    shrinkage: float = option(0.1, "Weight of the scaled identity in the shared covariance of lda.")
+    projection: int = option(2048, "Width of ridge's random projection; 0 turns it off.")
+    views: int = option(1, "Passes over the training samples for the statistics; those after the first augmented.")
+    drift_map: bool = option(True, "Carry stored statistics along with a linear map of the features' drift.")
+    task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")
+    on_bad_sample: Literal["error", "skip"] = option("error", "What to do with a single unreadable sample.")
+
+    def __post_init__(self) -> None:
+        for name, hint in get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        for name in ("rank", "epochs", "batch_size", "eval_batch_size", "views"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("max_groups", "merge_rank"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or none")
+        for name in ("lora_alpha", "lr", "head_lr"):
+            self._require(name, getattr(self, name) > 0, "above 0")
+        for name in ("importance_lr", "weight_decay", "clip_norm", "distill", "projection", "task_scores"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("dropout", "warmup"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        self._require("shrinkage", 0 <= self.shrinkage <= 1, "in [0, 1]")
+        self._require("density", 0 < self.density <= 1, "in (0, 1]")
+
+    def _require(self, name: str, holds: bool, what: str) -> None:
+        if not holds:
+            raise UsageError(f"option {name!r} must be {what}, got {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], *, preset: str = "default") -> "HAMConfig":
+        """Build a config from plain values on top of a preset.
+
+        Raises:
+            UsageError: an option or the preset does not exist.
+        """
+        if preset not in PRESETS:
+            raise UsageError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
+        known = [f.name for f in dataclasses.fields(cls)]
+        for name in values:
+            if name not in known:
+                close = difflib.get_close_matches(str(name), known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; options are {', '.join(known)}"
+                raise UsageError(f"there is no option {name!r}{hint}")
+        return cls(**{**PRESETS[preset], **values})
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, preset: str = "default") -> "HAMConfig":
+        """Read a YAML or JSON file of options (see `from_dict`)."""
+        return cls.from_dict(read_options(path), preset=preset)
+
+    def save(self, path: str | Path) -> None:
+        """Write all options as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """Read a flat mapping of options from a YAML or JSON file.
+
+    Raises:
+        UsageError: the file cannot be read or does not hold a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot read the options in {path}: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"the options in {path} must be a mapping of names to values")
+    return values
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {value!r}")
+        return
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    accepted = kinds + (int,) if float in kinds else kinds
+    if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
+        raise UsageError(f"option {name!r} must be of type {wanted}, got {value!r}")
+    if isinstance(value, float) and value != value:
+        raise UsageError(f"option {name!r} must be a number, got nan")
+
+
+def reference() -> str:
+    """The configuration reference as Markdown."""
+    rows = ["| option | type | default | paper | meaning |", "|---|---|---|---|---|"]
+    hints = get_type_hints(HAMConfig)
+    for f in dataclasses.fields(HAMConfig):
+        hint = hints[f.name]
+        kind = " / ".join(get_args(hint)) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
+        kind = kind.replace("|", "or")
+        paper = f"`{PAPER[f.name]}`" if f.name in PAPER else ""
+        rows.append(f"| `{f.name}` | {kind} | `{f.default}` | {paper} | {f.metadata['help']} |")
+    return (
+        "# Configuration\n\n"
+        "Generated from `hamcl.HAMConfig` by `python -m hamcl.config`. On the command line `lora_alpha` is written\n"
+        "`--lora-alpha`; a YAML or JSON file of the same names goes to `--config`. The column *paper* holds what\n"
+        "`--preset paper` changes.\n\n" + "\n".join(rows) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
