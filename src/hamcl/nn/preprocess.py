@@ -1,0 +1,250 @@
+"""From one input of a task to what a backbone reads: images become tensors, texts become token ids."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hamcl.errors import DataError
+from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.streams.base import Augmentation, Modality
+
+# Also when this module is imported by a worker process that unpickles a transform.
+ensure_torchvision()
+
+from torchvision.transforms import InterpolationMode, v2  # noqa: E402
+from torchvision.transforms.v2 import functional as F  # noqa: E402
+
+Tokens = dict[str, Tensor]
+
+
+class Preprocess(ABC):
+    """How a backbone wants its inputs. Random draws of training transforms come from torch's global generator."""
+
+    modality: Modality
+
+    @abstractmethod
+    def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Any]:
+        """The function from one input to one item; it raises DataError for an input of another modality."""
+
+    @abstractmethod
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """A batch of items as the keyword arguments of the backbone."""
+
+    @abstractmethod
+    def length(self, item: Any) -> int:
+        """The size of an item that decides its cost, for batches of similar items."""
+
+    @abstractmethod
+    def example(self) -> dict[str, Tensor]:
+        """A small batch, to try the backbone with."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The settings as JSON-able values."""
+
+
+@dataclass(frozen=True)
+class ImagePreprocess(Preprocess):
+    """Images to normalised float tensors (3, size, size).
+
+    Evaluation keeps all of a square image and the middle of any other. Photographs larger than `size` are cut as in
+    pre-training: the shorter side becomes `size / crop_pct`, then the centre is kept. Handwriting is never cut: it is
+    padded to a square with its background.
+
+    Attributes:
+        size: height and width in pixels.
+        mean, std: per channel, for intensities in 0..1.
+        interpolation: of every change of size.
+        crop_pct: the part of the shorter side that survives the centre crop of a photograph.
+    """
+
+    size: int
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    interpolation: str = "bicubic"
+    crop_pct: float = 0.875
+
+    @property
+    def modality(self) -> Modality:  # type: ignore[override]
+        return "image"
+
+    def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Tensor]:
+        mode = InterpolationMode(self.interpolation)
+        steps: list[Callable[[Any], Any]] = []
+        if augmentation == "handwriting":
+            steps.append(ToSquare())
+            if train:
+                steps.append(Wobble())
+        if train and augmentation == "photo":
+            steps += [
+                v2.RandomResizedCrop(self.size, scale=(0.35, 1.0), interpolation=mode),
+                v2.RandomHorizontalFlip(),
+            ]
+        else:
+            steps.append(Fit(self.size, mode, self.crop_pct if augmentation == "photo" else 1.0))
+        return ImageTransform(steps, self.mean, self.std)
+
+    def collate(self, items: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {"pixel_values": torch.stack(list(items))}
+
+    def length(self, item: Tensor) -> int:
+        return item.shape[-1] * item.shape[-2]
+
+    def example(self) -> dict[str, Tensor]:
+        return self.collate([torch.zeros(3, self.size, self.size)])
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "modality": self.modality,
+            "size": self.size,
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "interpolation": self.interpolation,
+            "crop_pct": self.crop_pct,
+        }
+
+
+class ImageTransform:
+    """The steps on the PIL image, then a normalised tensor."""
+
+    def __init__(self, steps: Sequence[Callable[[Any], Any]], mean: Sequence[float], std: Sequence[float]) -> None:
+        self.steps = tuple(steps)
+        # For intensities in 0..255, so that one pass over the pixels is enough.
+        self.mean = torch.tensor(mean).view(3, 1, 1) * 255
+        self.scale = 1 / (torch.tensor(std).view(3, 1, 1) * 255)
+
+    def __call__(self, image: Any) -> Tensor:
+        if not isinstance(image, Image.Image):
+            raise DataError(
+                f"this backbone reads images, but the input is {_short(image)}: choose a text backbone "
+                "(for example minilm) or an image stream"
+            )
+        image = image.convert("RGB")
+        for step in self.steps:
+            image = step(image)
+        return F.pil_to_tensor(image).float().sub_(self.mean).mul_(self.scale)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """To (size, size): whole if square, else the centre; larger images lose their margin if `crop_pct` < 1."""
+
+    size: int
+    mode: InterpolationMode
+    crop_pct: float
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        shorter = min(image.size)
+        if self.crop_pct < 1 and shorter > self.size:
+            target = round(self.size / self.crop_pct)
+        elif image.width == image.height:
+            return image if shorter == self.size else F.resize(image, [self.size, self.size], self.mode)
+        else:
+            target = self.size
+        return F.center_crop(F.resize(image, [target], self.mode), [self.size, self.size])
+
+
+class ToSquare:
+    """Pad the shorter side evenly with the background."""
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        width, height = image.size
+        if width == height:
+            return image
+        side = max(width, height)
+        square = Image.new("RGB", (side, side), background(image))
+        square.paste(image, ((side - width) // 2, (side - height) // 2))
+        return square
+
+
+@dataclass(frozen=True)
+class Wobble:
+    """A small random rotation, shear (degrees), scaling and shift (part of the side), filled with the background."""
+
+    degrees: float = 10.0
+    shear: float = 8.0
+    scale: tuple[float, float] = (0.85, 1.15)
+    shift: float = 0.08
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        angle, shear, x, y = (2 * torch.rand(4) - 1).tolist()
+        low, high = self.scale
+        return F.affine(
+            image,
+            angle=self.degrees * angle,
+            translate=[round(self.shift * image.width * x), round(self.shift * image.height * y)],
+            scale=low + (high - low) * torch.rand(()).item(),
+            shear=[self.shear * shear, 0.0],
+            interpolation=InterpolationMode.BILINEAR,
+            fill=[float(value) for value in background(image)],
+        )
+
+
+def background(image: Image.Image) -> tuple[int, ...]:
+    """The median colour of the border, per channel."""
+    pixels = F.pil_to_tensor(image)
+    border = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]], dim=1)
+    return tuple(border.median(dim=1).values.tolist())
+
+
+@dataclass(frozen=True)
+class TextPreprocess(Preprocess):
+    """Texts to token ids, cut to `max_length` tokens (special tokens included).
+
+    Attributes:
+        tokenizer: a transformers tokenizer.
+    """
+
+    tokenizer: Any
+    max_length: int
+
+    @property
+    def modality(self) -> Modality:  # type: ignore[override]
+        return "text"
+
+    def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Tokens]:
+        return TextTransform(self.tokenizer, self.max_length)
+
+    def collate(self, items: Sequence[Tokens]) -> dict[str, Tensor]:
+        """Pad on the right: every key of the items as (n, longest), int64."""
+        padding = {"input_ids": self.tokenizer.pad_token_id or 0}
+        return {
+            key: torch.nn.utils.rnn.pad_sequence([item[key] for item in items], True, padding.get(key, 0))
+            for key in items[0]
+        }
+
+    def length(self, item: Tokens) -> int:
+        return item["input_ids"].shape[0]
+
+    def example(self) -> dict[str, Tensor]:
+        return self.collate([self.transform(False, "none")("one example")])
+
+    def describe(self) -> dict[str, Any]:
+        return {"modality": self.modality, "max_length": self.max_length, "vocabulary": len(self.tokenizer)}
+
+
+class TextTransform:
+    """One text to 1-D int64 tensors, without padding."""
+
+    def __init__(self, tokenizer: Any, max_length: int) -> None:
+        self.tokenizer, self.max_length = tokenizer, max_length
+
+    def __call__(self, text: Any) -> Tokens:
+        if not isinstance(text, str):
+            raise DataError(
+                f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "
+                "(for example efficientnet-lite0) or a text stream"
+            )
+        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, padding=False)
+        return {key: torch.tensor(ids) for key, ids in encoded.items()}
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return f"the text {value[:40]!r}"
+    return f"an image of {value.width} x {value.height}" if isinstance(value, Image.Image) else type(value).__name__
