@@ -1,0 +1,29 @@
+# Every target sets itself up: the first call makes .venv and installs what was tested, later calls install nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: setup demo test lint docs
+.DELETE_ON_ERROR:
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet torch==2.13.0 -c constraints.txt
+	$(BIN)/python -m pip install --quiet -e '.[demo,dev]' -c constraints.txt
+	touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/ham demo --out runs/demo --overwrite
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m hamcl.config > docs/configuration.md
