@@ -159,7 +159,7 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
             raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {value!r}")
         return
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    accepted = kinds + (int,) if float in kinds else kinds
+    accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UsageError(f"option {name!r} must be of type {wanted}, got {value!r}")

@@ -55,6 +55,30 @@ class Selected(Sequence[Any]):
 
 
 @dataclass(frozen=True)
+class Joined(Sequence[Any]):
+    """A lazy concatenation of `parts`."""
+
+    parts: tuple[Sequence[Any], ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        if isinstance(i, slice):
+            return Selected(self, tuple(range(len(self))[i]))
+        i = range(len(self))[i]
+        for part in self.parts:
+            if i < len(part):
+                return part[i]
+            i -= len(part)
+        raise IndexError(i)
+
+
+@dataclass(frozen=True)
 class Task:
     """One task: its class names and its splits, labels being positions in `classes`."""
 
@@ -74,7 +98,7 @@ class Task:
             raise DataError(f"task {self.name!r} cannot be used: {why}")
         for split in ("train", "val", "test"):
             labels = getattr(self, split).labels
-            if len(labels) and not (0 <= min(labels) and max(labels) < len(self.classes)):
+            if len(labels) and not (min(labels) >= 0 and max(labels) < len(self.classes)):
                 raise DataError(
                     f"task {self.name!r}, split {split}: labels must lie in 0..{len(self.classes) - 1}, "
                     f"got {min(labels)}..{max(labels)}"

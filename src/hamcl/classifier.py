@@ -1,0 +1,187 @@
+"""What methods with one adapted backbone and one head share: train, read features, update the head."""
+
+import time
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from hamcl.config import HAMConfig
+from hamcl.method import Method, State, TaskReport, prefixed, stripped
+from hamcl.nn.attach import AdaptedBackbone
+from hamcl.nn.backbones import Backbone
+from hamcl.nn.heads import Drift, Head, Rows, TaskRows, build_head, within_task
+from hamcl.rng import generator, scoped
+from hamcl.streams.base import Samples, Task
+from hamcl.training import Batch, Fit, Model, Progress, fit
+
+
+def adapted(backbone: Backbone, config: HAMConfig) -> AdaptedBackbone:
+    """Put the layers that `config` describes into a backbone."""
+    return AdaptedBackbone(
+        backbone,
+        rank=config.rank,
+        max_groups=config.max_groups,
+        targets=config.targets,
+        scale=config.lora_alpha / config.rank,
+        dropout=config.dropout,
+        seed=config.seed,
+    )
+
+
+class Classifier(Method):
+    """A method made of one model and one head over all seen classes (`config.head`).
+
+    A task goes: read features, `begin`, train, `end`, move the head's statistics along with the features, update
+    them with the task's samples. Subclasses say what `begin` and `end` do.
+
+    Attributes:
+        model: batch -> features.
+        rows: the linear classifier rows trained with each task.
+        head: what classifies; `rows` itself for the heads "linear" and "cosine".
+    """
+
+    def __init__(self, backbone: Backbone, config: HAMConfig, model: Model) -> None:
+        super().__init__(backbone, config)
+        self.model = model
+        self.model.to(self.device)
+        self.rows = Rows(backbone.width, cosine=config.head == "cosine")
+        self.head: Head = self.rows
+        if config.head not in ("linear", "cosine"):
+            self.head = build_head(
+                config.head,
+                backbone.width * (2 if config.head_features == "both" else 1),
+                shrinkage=config.shrinkage,
+                projection=config.projection,
+                seed=config.seed,
+            )
+
+    def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
+        start = time.perf_counter()
+        samples, skipped = self._usable(task)
+        before = self.state_dict()
+        try:
+            report = self._learn(task, samples, progress)
+        except BaseException:
+            self.load_state_dict(before)
+            raise
+        report.skipped = skipped
+        report.seconds = time.perf_counter() - start
+        return report
+
+    def _learn(self, task: Task, samples: Samples, progress: Progress | None) -> TaskReport:
+        index, report = len(self.tasks), self._report(task)
+        classes, columns = self._columns(task)
+        self.augmentation = task.augmentation
+        for head in {id(self.rows): self.rows, id(self.head): self.head}.values():
+            head.add_classes(len(classes) - len(self.classes))
+
+        with report.timed("features before"):
+            follow = index > 0 and self.config.drift_map and self.head.follows_drift
+            old = self._statistics(samples, index) if follow else None
+        with report.timed("training"):
+            self._begin()
+            rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
+            done = self._train(rows, task, samples, index, progress)
+            self.rows.store(torch.tensor(columns), rows)
+            report.losses = done.losses
+            report.samples_per_second = done.samples / max(done.seconds, 1e-9)
+        with report.timed("merging"):
+            self._end(task, samples, index, report)
+        with report.timed("head"):
+            if self.head is not self.rows:
+                new = self._statistics(samples, index)
+                if old is not None:
+                    self.head.move(Drift.fit(old, new))
+                labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]
+                self.head.update(new, labels.repeat(self.config.views))
+
+        self.classes = classes
+        self.tasks.append(columns)
+        self.task_names.append(task.name)
+        return report
+
+    def _report(self, task: Task) -> TaskReport:
+        return TaskReport(task.name, list(task.classes))
+
+    def _train(self, rows: TaskRows, task: Task, samples: Samples, index: int, progress: Progress | None) -> Fit:
+        return fit(
+            self.model,
+            rows,
+            samples,
+            self.backbone.preprocess,
+            self.config,
+            self.device,
+            task=task.name,
+            index=index,
+            augmentation=task.augmentation,
+            progress=progress,
+        )
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Make the model ready to train a task."""
+
+    @abstractmethod
+    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+        """Turn what was trained into the model that stays."""
+
+    def _frozen(self, batch: Batch) -> Tensor:
+        with self.model.frozen():
+            return self.model(batch)
+
+    def _features(self, batch: Batch) -> Tensor:
+        """What the head sees of a batch: frozen features, adapted ones, or both side by side."""
+        match self.config.head_features:
+            case "adapted":
+                return self.model(batch)
+            case "frozen":
+                return self._frozen(batch)
+        return torch.cat([self._frozen(batch), self.model(batch)], 1)
+
+    def _statistics(self, samples: Samples, index: int) -> Tensor:
+        """Features of the current task for the head: one clean pass, then augmented views, the same at every call."""
+        passes = [self._extract(self._features, samples)]
+        for view in range(1, self.config.views):
+            with scoped(self.config.seed, index, "view", view):
+                passes.append(self._extract(self._features, samples, train=True))
+        return torch.cat(passes)
+
+    def logits(self, samples: Samples) -> Tensor:
+        if self.head is self.rows:
+            return self.head.logits(self._extract(self.model, samples))
+        features = self._extract(self._features, samples)
+        scores = self.head.logits(features)
+        if self.config.task_scores > 0:
+            adapted = features[:, -self.backbone.width :]
+            scores = scores + self.config.task_scores * within_task(self.rows.logits(adapted), self.tasks)
+        return scores
+
+    def state_dict(self) -> State:
+        tensors, meta = self._model_state()
+        state: State = {"meta": {**self._meta(), "model": meta}}
+        state |= prefixed("model", tensors) | prefixed("rows", self.rows.state_dict())
+        if self.head is not self.rows:
+            state |= prefixed("head", self.head.state_dict())
+        return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
+
+    def load_state_dict(self, state: State) -> None:
+        self._load_meta(state["meta"])
+        self._load_model_state(stripped("model", state), state["meta"]["model"])
+        self.rows.load_state_dict(stripped("rows", state))
+        if self.head is not self.rows:
+            self.head.load_state_dict(stripped("head", state))
+
+    @abstractmethod
+    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+        """The tensors the model keeps between tasks, and plain values."""
+
+    @abstractmethod
+    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        """Take over what `_model_state` gave, and leave no task in training."""
+
+    def parameter_counts(self) -> dict[str, int]:
+        trained = self.model.adapter_parameters() + self.model.importance_parameters()
+        rows = (self.backbone.width + 1) * (len(self.tasks[-1]) if self.tasks else 0)
+        stored = sum(value.numel() for value in self.state_dict().values() if isinstance(value, Tensor))
+        return {"trainable": sum(p.numel() for p in trained) + rows, "stored": stored}

@@ -1,0 +1,141 @@
+"""HAM, the learner: one adapter per task, merged into a fixed number of groups (arXiv 2509.13211)."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from hamcl.classifier import Classifier, adapted
+from hamcl.config import HAMConfig
+from hamcl.errors import UsageError
+from hamcl.ham import Adapter, Groups, final, similarity
+from hamcl.method import State, TaskReport
+from hamcl.nn.attach import AdaptedBackbone
+from hamcl.nn.backbones import Backbone
+from hamcl.nn.export import export_head, export_peft, save_merged
+from hamcl.rng import generator
+from hamcl.streams.base import Samples, Task
+
+
+@dataclass
+class HAMReport(TaskReport):
+    """What HAM decided for one task.
+
+    Attributes:
+        group: index of the group the adapter went into.
+        opened: whether that group was opened for it.
+        similarities: the adapter's similarity to each group there was before.
+        scores: what was compared with the threshold; None while there is nothing to calibrate on.
+        prune_error, merge_error: relative Frobenius errors over all layers.
+        importance: alpha_i as trained.
+        group_importances: alpha_Gj as trained, before the joined group's was folded in.
+    """
+
+    group: int = 0
+    opened: bool = True
+    similarities: list[float] = field(default_factory=list)
+    scores: list[float | None] = field(default_factory=list)
+    prune_error: float = 0.0
+    merge_error: float = 0.0
+    importance: float = 1.0
+    group_importances: list[float] = field(default_factory=list)
+
+
+class HAM(Classifier):
+    """Hierarchical adapter merging.
+
+    Example:
+        >>> model = HAM.from_backbone("minilm", HAMConfig(seed=0))
+        >>> for task in load_stream("icd10", tasks=5, classes_per_task=8):
+        ...     report = model.learn(task)
+        >>> model.predict(["Fracture of left wrist"]).labels
+    """
+
+    PROBE = 256
+    """Samples of the current task on which `cka` compares feature changes."""
+
+    model: AdaptedBackbone
+
+    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
+        super().__init__(backbone, config, adapted(backbone, config))
+        self.groups = Groups(config.max_groups, config.threshold, calibrated=config.threshold_kind == "zscore")
+
+    def _report(self, task: Task) -> HAMReport:
+        return HAMReport(task.name, list(task.classes))
+
+    def _begin(self) -> None:
+        self.model.start_task()
+
+    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+        """Compare, assign, prune, scale and merge the finished adapter; then show the groups to the model."""
+        assert isinstance(report, HAMReport)
+        adapter = self.model.task_adapter(task.name)
+        adapter.check()
+        trained = self.model.group_importance.detach().cpu().tolist()
+        for group, importance in zip(self.groups.groups, trained, strict=False):
+            group.importance = importance
+        report.importance = adapter.importance
+        report.group_importances = [group.importance for group in self.groups.groups]
+        assignment = self.groups.assign(self._similarities(adapter, samples))
+        merged = self.groups.absorb(
+            assignment,
+            adapter,
+            rule=self.config.merge,
+            rank=self.config.merge_rank,
+            density=self.config.density,
+            prune_on=self.config.prune_on,
+            generator=generator(self.config.seed, index, "merge"),
+        )
+        report.group, report.opened = assignment.index, assignment.opened
+        report.similarities, report.scores = assignment.similarities, assignment.scores
+        report.prune_error, report.merge_error = merged.prune_error, merged.merge_error
+        self._show_groups()
+
+    def _similarities(self, adapter: Adapter, samples: Samples) -> list[float]:
+        groups = [group.layers for group in self.groups.groups]
+        match self.config.similarity:
+            case "weight":
+                return [similarity.weight(adapter.layers, layers) for layers in groups]
+            case "factor":
+                return [similarity.factor(adapter.layers, layers) for layers in groups]
+        probe = samples.select(range(min(len(samples), self.PROBE)))
+        self.model.end_task()
+        bare = self._extract(self._frozen, probe)
+        changes = []
+        for layers in [adapter.layers, *groups]:
+            self.model.load_groups([layers], [1.0])
+            changes.append(self._extract(self.model, probe) - bare)
+        return [similarity.cka(changes[0], change) for change in changes[1:]]
+
+    def _show_groups(self) -> None:
+        groups = self.groups.groups
+        self.model.end_task()
+        self.model.load_groups([group.layers for group in groups], [group.importance for group in groups])
+
+    def merged(self) -> Backbone:
+        """A plain copy of the backbone with all groups folded into its weights; learning can go on from `self`."""
+        return self.model.folded(final(self.groups.groups))
+
+    def export(self, path: str | Path) -> None:
+        """Write the learner as plain files: `peft/` (one LoRA adapter), `merged/` (plain weights) and the head.
+
+        Raises:
+            UsageError: the head needs more than one pass through the merged model.
+        """
+        if self.config.head_features != "adapted" and self.head is not self.rows:
+            raise UsageError(
+                f"head_features={self.config.head_features!r} needs more than the merged model, so it cannot be "
+                "exported as one; learn with head_features='adapted'"
+            )
+        out = Path(path)
+        export_peft(out / "peft", final(self.groups.groups), self.backbone)
+        save_merged(out / "merged", self.merged())
+        export_head(out, self.head.linear(), self.classes, normalize=self.rows.cosine)
+
+    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+        state = self.groups.state_dict()
+        return {name: value for name, value in state.items() if name != "meta"}, state["meta"]
+
+    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        self.groups.load_state_dict({**tensors, "meta": meta})
+        self._show_groups()

@@ -1,0 +1,207 @@
+"""The contract of a continual-learning method, and what every method shares."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hamcl.config import HAMConfig
+from hamcl.errors import DataError, UsageError
+from hamcl.nn.backbones import Backbone, load_backbone
+from hamcl.streams.base import Augmentation, Samples, Task
+from hamcl.streams.check import check
+from hamcl.training import Batch, Progress, extract, resolve_device
+
+State = dict[str, Any]
+
+
+@dataclass
+class TaskReport:
+    """What learning one task did.
+
+    Attributes:
+        seconds: wall time of the whole of `learn`.
+        losses: mean training loss of each epoch.
+        samples_per_second: throughput of the training loop.
+        skipped: one message per sample left out as unreadable.
+        phases: seconds of each phase of `learn`.
+    """
+
+    task: str
+    classes: list[str]
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)
+    samples_per_second: float = 0.0
+    skipped: list[str] = field(default_factory=list)
+    phases: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the block's wall time to a phase."""
+        start = time.perf_counter()
+        yield
+        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class names of a batch, most probable first.
+
+    Attributes:
+        labels: the k best class names of each sample.
+        probabilities: shape (n, k), softmax of the logits.
+    """
+
+    labels: list[list[str]]
+    probabilities: Tensor
+
+
+class Method(ABC):
+    """Learns tasks one after another and classifies among all classes seen, without a task identity.
+
+    Args:
+        backbone: adapted in place; give each method a backbone of its own.
+        config: settings; a method ignores the ones that do not concern it.
+
+    Attributes:
+        classes: class names seen so far, the columns of the logits.
+        tasks: the columns of each task learned.
+        task_names: their names.
+        augmentation: the kind of images learned last; evaluation prepares images the same way.
+    """
+
+    evaluates_every_step = True
+    """False for methods whose model exists only after `finish` (joint training)."""
+
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    """Options that differ from HAMConfig's defaults for this method, before the user's own."""
+
+    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
+        self.backbone = backbone
+        self.config = config
+        self.device = resolve_device(config.device)
+        self.classes: tuple[str, ...] = ()
+        self.tasks: list[list[int]] = []
+        self.task_names: list[str] = []
+        self.augmentation: Augmentation = "none"
+
+    @classmethod
+    def from_backbone(cls, spec: str, config: HAMConfig | None = None, **options: Any) -> Self:
+        """Load the backbone `spec` (see `load_backbone`, which takes `options`) and start with no task."""
+        return cls(load_backbone(spec, **options), config or HAMConfig.from_dict(dict(cls.defaults)))
+
+    @abstractmethod
+    def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
+        """Learn one task from its training split; on an error the learner is as it was before.
+
+        Raises:
+            DataError: the task's samples cannot be used.
+            TrainingError: the loss is not finite.
+        """
+
+    def finish(self, progress: Progress | None = None) -> None:  # noqa: B027 - most methods have nothing left to do
+        """Do what can only be done after the last task."""
+
+    @abstractmethod
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores over all seen classes, shape (n, classes), on the CPU."""
+
+    @abstractmethod
+    def state_dict(self) -> State:
+        """Everything learned: tensors by name, and plain values under "meta"."""
+
+    @abstractmethod
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state saved by `state_dict`."""
+
+    @abstractmethod
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers trained on a task ("trainable") and kept between tasks besides the backbone ("stored")."""
+
+    def predict(self, inputs: Sequence[Any], k: int = 1) -> Prediction:
+        """Classify raw inputs (RGB images or texts)."""
+        if not self.classes:
+            raise UsageError("nothing was learned yet: call learn(task) first")
+        scores = self.logits(Samples(inputs, [0] * len(inputs)))
+        probabilities, columns = scores.softmax(1).topk(min(k, len(self.classes)))
+        return Prediction([[self.classes[c] for c in row] for row in columns.tolist()], probabilities)
+
+    def evaluate(self, task: Task) -> float:
+        """Accuracy on the task's test split among all classes seen so far, in [0, 1]."""
+        if not len(task.test):
+            raise DataError(f"task {task.name!r} has no test samples to evaluate")
+        unseen = [name for name in task.classes if name not in self.classes]
+        if unseen:
+            raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
+        truth = torch.tensor([self.classes.index(task.classes[y]) for y in task.test.labels])
+        return (self.logits(task.test).argmax(1) == truth).double().mean().item()
+
+    def _usable(self, task: Task) -> tuple[Samples, list[str]]:
+        """The training samples that can be read, and one message per sample left out."""
+        if task.modality != self.backbone.modality:
+            raise DataError(
+                f"task {task.name!r} holds {task.modality} samples, but backbone {self.backbone.spec!r} "
+                f"reads {self.backbone.modality}"
+            )
+        if not len(task.train):
+            raise DataError(f"task {task.name!r} has no training samples; there is nothing to learn")
+        missing = [task.classes[y] for y in range(len(task.classes)) if y not in set(task.train.labels)]
+        if missing:
+            raise DataError(f"task {task.name!r} has no training samples of class {missing[0]!r}")
+        known = {name.casefold(): name for name in self.classes}
+        for name in task.classes:
+            if known.get(name.casefold(), name) != name:
+                raise DataError(
+                    f"class {name!r} of task {task.name!r} differs only by case from {known[name.casefold()]!r}, "
+                    "which was learned before; rename one of them"
+                )
+        return check(task.train, self.config.on_bad_sample)
+
+    def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
+        """The class list after this task, and the task's columns in it."""
+        classes = tuple(dict.fromkeys(self.classes + task.classes))
+        return classes, [classes.index(name) for name in task.classes]
+
+    def _extract(self, model: Callable[[Batch], Tensor], samples: Samples, *, train: bool = False) -> Tensor:
+        return extract(
+            model,
+            samples,
+            self.backbone.preprocess,
+            self.config,
+            self.device,
+            train=train,
+            augmentation=self.augmentation,
+        )
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "classes": list(self.classes),
+            "tasks": self.tasks,
+            "task_names": self.task_names,
+            "augmentation": self.augmentation,
+        }
+
+    def _load_meta(self, meta: dict[str, Any]) -> None:
+        self.classes = tuple(meta["classes"])
+        self.tasks = [list(columns) for columns in meta["tasks"]]
+        self.task_names = list(meta["task_names"])
+        self.augmentation = meta["augmentation"]
+
+
+def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Put `prefix.` before every name."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def stripped(prefix: str, state: State) -> dict[str, Any]:
+    """The entries below `prefix.`, without it."""
+    return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(prefix + ".")}
+
+
+__all__ = ["Batch", "Method", "Prediction", "State", "TaskReport", "prefixed", "stripped"]

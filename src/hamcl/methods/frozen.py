@@ -1,0 +1,72 @@
+"""The backbone as it is, with a head on top: what pre-training alone is worth."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from hamcl.classifier import Classifier
+from hamcl.config import HAMConfig
+from hamcl.method import State, TaskReport
+from hamcl.nn.backbones import Backbone
+from hamcl.nn.heads import TaskRows
+from hamcl.streams.base import Samples, Task
+from hamcl.training import Batch, Fit, Progress
+
+
+class _Bare(nn.Module):
+    """A backbone without anything to train, in the shape the training loop takes."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.backbone(batch)
+
+    @contextmanager
+    def without_task(self) -> Iterator[None]:
+        yield
+
+    frozen = without_task
+
+    def adapter_parameters(self) -> list[nn.Parameter]:
+        return []
+
+    importance_parameters = adapter_parameters
+
+
+class Frozen(Classifier):
+    """A frozen backbone: nearest mean is SimpleCIL (arXiv 2303.07338), ridge is RanPAC (arXiv 2307.02251) without
+    first-session adaptation; only the linear heads train anything.
+    """
+
+    defaults = MappingProxyType({"head": "ridge", "distill": 0.0, "drift_map": False})
+
+    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
+        super().__init__(backbone, config, _Bare(backbone))
+        self.seen: dict[int, tuple[Samples, Tensor]] = {}
+
+    def _train(self, rows: TaskRows, task: Task, samples: Samples, index: int, progress: Progress | None) -> Fit:
+        if self.head is not self.rows:
+            return Fit()
+        return super()._train(rows, task, samples, index, progress)
+
+    def _begin(self) -> None:
+        """Nothing is adapted."""
+
+    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+        """Nothing is merged."""
+
+    def logits(self, samples: Samples) -> Tensor:
+        """Scores over all seen classes; the features of the same samples are computed once."""
+        if id(samples) not in self.seen:
+            self.seen[id(samples)] = (samples, self._extract(self.model, samples))
+        return self.head.logits(self.seen[id(samples)][1])
+
+    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+        return {}, {}
+
+    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        """There is nothing to load."""

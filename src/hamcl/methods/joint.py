@@ -1,0 +1,34 @@
+"""Joint training: all tasks' data at once; the upper bound that keeps everything."""
+
+from hamcl.method import TaskReport
+from hamcl.methods.seq_lora import SeqLoRA
+from hamcl.streams.base import Joined, Samples, Task
+from hamcl.training import Progress
+
+
+class Joint(SeqLoRA):
+    """One LoRA adapter and one classifier trained on the union of all tasks, after the last of them."""
+
+    evaluates_every_step = False
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self.waiting: list[Task] = []
+
+    def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
+        samples, skipped = self._usable(task)
+        self.waiting.append(
+            Task(task.name, task.classes, samples, modality=task.modality, augmentation=task.augmentation)
+        )
+        return TaskReport(task.name, list(task.classes), skipped=skipped)
+
+    def finish(self, progress: Progress | None = None) -> None:
+        classes = tuple(dict.fromkeys(name for task in self.waiting for name in task.classes))
+        labels = [classes.index(task.classes[y]) for task in self.waiting for y in task.train.labels]
+        first = self.waiting[0]
+        union = Samples(Joined(tuple(task.train.inputs for task in self.waiting)), labels)
+        super().learn(
+            Task("joint", classes, union, modality=first.modality, augmentation=first.augmentation), progress
+        )
+        self.tasks = [[classes.index(name) for name in task.classes] for task in self.waiting]
+        self.task_names = [task.name for task in self.waiting]

@@ -1,0 +1,67 @@
+"""One LoRA adapter per task, trained apart, all of them merged into one (task arithmetic, TIES, DARE)."""
+
+from types import MappingProxyType
+
+from torch import Tensor
+
+from hamcl.classifier import Classifier, adapted
+from hamcl.config import HAMConfig
+from hamcl.ham import Adapter, merge_layers
+from hamcl.method import State, TaskReport, prefixed, stripped
+from hamcl.methods.layers import layers_from, layers_state
+from hamcl.nn.attach import AdaptedBackbone
+from hamcl.nn.backbones import Backbone
+from hamcl.rng import generator
+from hamcl.streams.base import Samples, Task
+
+
+class LoRAPerTask(Classifier):
+    """Keeps every adapter, so it grows with the tasks; `config.merge` says how they become one model.
+
+    "concat" is their sum (arXiv 2212.04089 with weight 1), "mean" their average, "ties" arXiv 2306.01708, "dare"
+    arXiv 2311.03099.
+    """
+
+    defaults = MappingProxyType({"head": "linear", "distill": 0.0})
+    model: AdaptedBackbone
+
+    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
+        super().__init__(backbone, config, adapted(backbone, config))
+        self.adapters: list[Adapter] = []
+
+    def _begin(self) -> None:
+        self.model.load_groups([], [])
+        self.model.start_task()
+
+    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+        adapter = self.model.task_adapter(task.name)
+        adapter.check()
+        self.adapters.append(adapter)
+        self._show_merged()
+
+    def _show_merged(self) -> None:
+        self.model.end_task()
+        if not self.adapters:
+            return self.model.load_groups([], [])
+        merged = merge_layers(
+            [adapter.layers for adapter in self.adapters],
+            rule=self.config.merge,
+            weights=[adapter.importance for adapter in self.adapters],
+            rank=self.config.merge_rank,
+            density=self.config.density,
+            generator=generator(self.config.seed, len(self.adapters), "merge"),
+        )
+        self.model.load_groups([merged.layers], [1.0])
+
+    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+        tensors: dict[str, Tensor] = {}
+        for i, adapter in enumerate(self.adapters):
+            tensors |= prefixed(str(i), layers_state(adapter.layers))
+        return tensors, {"adapters": [[adapter.task, adapter.importance] for adapter in self.adapters]}
+
+    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        self.adapters = [
+            Adapter(task, layers_from(stripped(str(i), tensors)), importance)
+            for i, (task, importance) in enumerate(meta["adapters"])
+        ]
+        self._show_merged()

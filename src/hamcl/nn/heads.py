@@ -1,0 +1,342 @@
+"""Classifiers over all classes seen so far, without a task identity.
+
+An analytic head keeps statistics of features, never samples: class counts and means and one shared scatter
+(`Moments`), or the Gram matrix of a random projection (`Ridge`). A `Drift` carries such statistics along when the
+features move. Statistics are float64: they are sums over a model's whole life.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hamcl.errors import DataError, UsageError
+from hamcl.rng import generator
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A head as plain weights: `logits = scale * phi(x) @ weight.T + bias`.
+
+    `phi` is the identity, or `relu(x @ projection)` where a projection is given.
+
+    Attributes:
+        weight: shape (classes, width or projection width).
+        bias: shape (classes,).
+        projection: shape (width, projection width) or None.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    projection: Tensor | None = None
+
+    def __call__(self, features: Tensor) -> Tensor:
+        features = features.to(self.weight.dtype)
+        if self.projection is not None:
+            features = F.relu(features @ self.projection)
+        return features @ self.weight.T + self.bias
+
+
+@dataclass(frozen=True)
+class Drift:
+    """An affine map of features from before a task to after it, `x -> x @ matrix + offset`.
+
+    Attributes:
+        matrix: shape (width, width).
+        offset: shape (width,).
+    """
+
+    matrix: Tensor
+    offset: Tensor
+
+    @classmethod
+    def fit(cls, before: Tensor, after: Tensor, ridge: float = 1.0) -> "Drift":
+        """Fit the change of features by ridge regression around the identity.
+
+        Directions the samples do not span stay where they are. `ridge` is relative to the mean variance of a
+        feature times the number of samples.
+
+        Args:
+            before, after: features of the same samples, shape (n, width).
+        """
+        x, y = before.double(), after.double()
+        mean_x, mean_y = x.mean(0), y.mean(0)
+        centred = x - mean_x
+        gram = centred.T @ centred
+        strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
+        gram.diagonal().add_(strength)
+        change = torch.linalg.solve(gram, centred.T @ ((y - mean_y) - centred))
+        matrix = torch.eye(x.shape[1], dtype=x.dtype) + change
+        return cls(matrix, mean_y - mean_x @ matrix)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return features @ self.matrix + self.offset
+
+
+class Head(ABC):
+    """Logits over all classes seen so far.
+
+    Attributes:
+        width: features per sample.
+    """
+
+    follows_drift = False
+    """Whether `move` does anything."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self._solved: Linear | None = None
+
+    @abstractmethod
+    def add_classes(self, count: int) -> None:
+        """Append `count` classes that have no statistics yet."""
+
+    @abstractmethod
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Add samples of one task; a class seen before is updated.
+
+        Args:
+            features: shape (n, width).
+            labels: columns of the logits, shape (n,).
+        """
+
+    def move(self, drift: Drift) -> None:  # noqa: B027 - a head without movable statistics keeps them as they are
+        """Carry the statistics along with the features."""
+
+    @abstractmethod
+    def _solve(self) -> Linear:
+        """Turn the statistics into weights."""
+
+    def linear(self) -> Linear:
+        """The head as plain weights, for inference and export."""
+        if self._solved is None:
+            self._solved = self._solve()
+        return self._solved
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores of shape (n, classes) for features of shape (n, width)."""
+        return self.linear()(self._check(features)).float()
+
+    def _check(self, features: Tensor) -> Tensor:
+        if features.ndim != 2 or features.shape[1] != self.width:
+            raise DataError(f"the head takes features of shape (n, {self.width}), got {tuple(features.shape)}")
+        return features.double()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All statistics as tensors."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over statistics saved by `state_dict`.
+
+        Raises:
+            DataError: the statistics are not those of this kind of head.
+        """
+        mine = self.state_dict()
+        if state.keys() != mine.keys():
+            raise DataError(f"a {type(self).__name__} head holds {sorted(mine)}, the saved one {sorted(state)}")
+        for name, value in state.items():
+            setattr(self, name, value.clone())
+        self._solved = None
+
+
+class _Moments(Head):
+    """Class counts, class means and one within-class scatter shared by all classes."""
+
+    follows_drift = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.counts = torch.zeros(0, dtype=torch.float64)
+        self.means = torch.zeros(0, width, dtype=torch.float64)
+        self.scatter = torch.zeros(width, width, dtype=torch.float64)
+
+    def add_classes(self, count: int) -> None:
+        self.counts = torch.cat([self.counts, self.counts.new_zeros(count)])
+        self.means = torch.cat([self.means, self.means.new_zeros(count, self.width)])
+        self._solved = None
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        x = self._check(features)
+        for column in labels.unique().tolist():
+            rows = x[labels == column]
+            mean, count, old = rows.mean(0), len(rows), self.counts[column].item()
+            # Merging two sets of samples: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance".
+            gap = mean - self.means[column]
+            centred = rows - mean
+            self.scatter += centred.T @ centred + torch.outer(gap, gap) * (old * count / (old + count))
+            self.means[column] += gap * (count / (old + count))
+            self.counts[column] += count
+        self._solved = None
+
+    def move(self, drift: Drift) -> None:
+        self.means = drift(self.means)
+        self.scatter = drift.matrix.T @ self.scatter @ drift.matrix
+        self._solved = None
+
+
+class NearestMean(_Moments):
+    """Cosine similarity to the class means (SimpleCIL, arXiv 2303.07338)."""
+
+    def _solve(self) -> Linear:
+        return Linear(F.normalize(self.means, dim=1), self.means.new_zeros(len(self.means)))
+
+
+class LDA(_Moments):
+    """Linear discriminant analysis with a shared covariance shrunk towards a scaled identity.
+
+    `covariance = (1 - s) * scatter / (N - C) + s * trace / width * I`.
+    """
+
+    def __init__(self, width: int, shrinkage: float = 0.1) -> None:
+        super().__init__(width)
+        self.shrinkage = shrinkage
+
+    def _solve(self) -> Linear:
+        covariance = self.scatter / (self.counts.sum() - len(self.counts)).clamp_min(1)
+        scale = covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
+        # One sample a class leaves no scatter: the identity then makes this the nearest mean.
+        shrunk = (1 - self.shrinkage) * covariance
+        shrunk.diagonal().add_(self.shrinkage * scale + 1e-6 * scale)
+        weight = torch.linalg.solve(shrunk, self.means.T).T
+        return Linear(weight, -0.5 * (weight * self.means).sum(1))
+
+
+class Ridge(Head):
+    """Ridge regression on a random projection (RanPAC, arXiv 2307.02251, eqs. 4 to 7).
+
+    The penalty is chosen at each update on a held-out fifth of the new samples. Sums over projected samples cannot
+    follow a drift of the features: `move` does nothing.
+    """
+
+    PENALTIES = tuple(10.0**k for k in range(-6, 4))
+
+    def __init__(self, width: int, projection: int = 2048, seed: int = 0) -> None:
+        super().__init__(width)
+        self.seed = seed
+        random = torch.randn(width, projection, generator=generator(seed, "head", "projection"), dtype=torch.float64)
+        self.projection = random / width**0.5
+        self.gram = torch.zeros(projection, projection, dtype=torch.float64)
+        self.targets = torch.zeros(projection, 0, dtype=torch.float64)
+        self.penalty = torch.tensor(1.0, dtype=torch.float64)
+
+    def add_classes(self, count: int) -> None:
+        self.targets = torch.cat([self.targets, self.targets.new_zeros(len(self.targets), count)], 1)
+        self._solved = None
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        x = F.relu(self._check(features) @ self.projection)
+        y = F.one_hot(labels, self.targets.shape[1]).double()
+        order = torch.randperm(len(x), generator=generator(self.seed, "head", "held-out", len(labels)))
+        held, fit = order[: len(x) // 5], order[len(x) // 5 :]
+        self.gram += x[fit].T @ x[fit]
+        self.targets += x[fit].T @ y[fit]
+        if len(held):
+            losses = [(x[held] @ self._weights(p) - y[held]).square().sum() for p in self.PENALTIES]
+            self.penalty = self.penalty.new_tensor(self.PENALTIES[int(torch.stack(losses).argmin())])
+            self.gram += x[held].T @ x[held]
+            self.targets += x[held].T @ y[held]
+        self._solved = None
+
+    def _weights(self, penalty: float) -> Tensor:
+        """Solve for the weights, shape (projection, classes); the penalty is relative to the Gram's mean diagonal."""
+        penalised = self.gram.clone()
+        penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-300))
+        return torch.linalg.solve(penalised, self.targets)
+
+    def _solve(self) -> Linear:
+        weight = self._weights(self.penalty.item()).T
+        return Linear(weight, weight.new_zeros(len(weight)), self.projection)
+
+
+class Rows(Head):
+    """The linear classifier whose rows are trained task by task (ham.md: head "linear" and "cosine").
+
+    The cosine variant compares directions: `scale * cos(x, row)`, without a bias.
+    """
+
+    SCALE = 16.0
+
+    def __init__(self, width: int, cosine: bool = False) -> None:
+        super().__init__(width)
+        self.cosine = cosine
+        self.weight = torch.zeros(0, width)
+        self.bias = torch.zeros(0)
+
+    def add_classes(self, count: int) -> None:
+        self.weight = torch.cat([self.weight, self.weight.new_zeros(count, self.width)])
+        self.bias = torch.cat([self.bias, self.bias.new_zeros(count)])
+        self._solved = None
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Nothing: the rows are trained with the adapter."""
+
+    def trainable(self, columns: Tensor, random: torch.Generator) -> "TaskRows":
+        """The rows of one task as a module to train; untrained rows start small and random."""
+        weight, bias = self.weight[columns].clone(), self.bias[columns].clone()
+        fresh = torch.randn(weight.shape, generator=random) * (0.02 / self.width**0.5)
+        weight = torch.where(weight.abs().sum(1, keepdim=True) > 0, weight, fresh)
+        return TaskRows(weight, bias, self.SCALE if self.cosine else None)
+
+    def store(self, columns: Tensor, rows: "TaskRows") -> None:
+        """Write the trained rows of one task back."""
+        self.weight[columns] = rows.weight.detach().cpu().float()
+        self.bias[columns] = rows.bias.detach().cpu().float()
+        self._solved = None
+
+    def _solve(self) -> Linear:
+        if self.cosine:
+            return Linear(self.SCALE * F.normalize(self.weight, dim=1), torch.zeros_like(self.bias))
+        return Linear(self.weight, self.bias)
+
+    def logits(self, features: Tensor) -> Tensor:
+        x = self._check(features).float()
+        return self.linear()(F.normalize(x, dim=1) if self.cosine else x)
+
+
+class TaskRows(nn.Module):
+    """The classifier rows of the task in training: features (n, width) -> logits (n, classes of the task)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, cosine_scale: float | None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias, requires_grad=cosine_scale is None)
+        self.cosine_scale = cosine_scale
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.cosine_scale is None:
+            return F.linear(features, self.weight, self.bias)
+        return self.cosine_scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
+
+
+def build_head(kind: str, width: int, *, shrinkage: float = 0.1, projection: int = 2048, seed: int = 0) -> Head:
+    """Make an empty head: "linear", "cosine", "ncm", "lda" or "ridge"."""
+    match kind:
+        case "linear" | "cosine":
+            return Rows(width, cosine=kind == "cosine")
+        case "ncm":
+            return NearestMean(width)
+        case "lda":
+            return LDA(width, shrinkage)
+        case "ridge":
+            return Ridge(width, projection, seed)
+    raise UsageError(f"there is no head {kind!r}; choose linear, cosine, ncm, lda or ridge")
+
+
+def within_task(logits: Tensor, tasks: Sequence[Sequence[int]]) -> Tensor:
+    """Log-probabilities of each class among the classes of its own task; a class in two tasks counts to the last.
+
+    Args:
+        logits: shape (n, classes).
+        tasks: the columns of each task, in the order learned.
+    """
+    owner = {column: index for index, columns in enumerate(tasks) for column in columns}
+    scores = torch.zeros_like(logits)
+    for index in range(len(tasks)):
+        columns = [column for column, task in owner.items() if task == index]
+        if columns:
+            scores[:, columns] = logits[:, columns].log_softmax(1)
+    return scores

@@ -1,0 +1,29 @@
+"""The methods by name; a method's module is imported only when it is asked for."""
+
+import difflib
+from importlib import import_module
+
+from hamcl.errors import UsageError
+from hamcl.method import Method
+
+METHODS = {
+    "ham": "hamcl.learner:HAM",
+    "seq-lora": "hamcl.methods.seq_lora:SeqLoRA",
+    "joint": "hamcl.methods.joint:Joint",
+    "frozen": "hamcl.methods.frozen:Frozen",
+    "lora-per-task": "hamcl.methods.lora_per_task:LoRAPerTask",
+}
+
+
+def load_method(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if name not in METHODS:
+        close = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"methods are {', '.join(METHODS)}"
+        raise UsageError(f"there is no method {name!r}; {hint}")
+    module, _, attribute = METHODS[name].partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,277 @@
+"""One straight training loop and the passes without gradients, shared by all learners."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from hamcl.config import HAMConfig
+from hamcl.errors import TrainingError, UsageError
+from hamcl.nn.heads import TaskRows
+from hamcl.nn.preprocess import Preprocess
+from hamcl.rng import generator, scoped
+from hamcl.streams.base import Augmentation, Samples
+
+Batch = dict[str, Tensor]
+
+
+class Model(Protocol):
+    """A backbone with parts to train, which can be switched off: batch -> features (n, width)."""
+
+    def __call__(self, batch: Batch) -> Tensor: ...
+    def without_task(self) -> AbstractContextManager[None]:
+        """Leave out the adapter in training."""
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """Leave out everything that was ever trained."""
+
+    def adapter_parameters(self) -> list[nn.Parameter]: ...
+    def importance_parameters(self) -> list[nn.Parameter]: ...
+    def train(self, mode: bool = True) -> object: ...
+    def eval(self) -> object: ...
+    def to(self, device: torch.device) -> object: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as told to a progress callback."""
+
+    task: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+
+
+Progress = Callable[[Step], None]
+
+
+@dataclass
+class Fit:
+    """What training one task took.
+
+    Attributes:
+        losses: mean loss of each epoch.
+        seconds: wall time.
+        samples: samples seen, repeats counted.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    samples: int = 0
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn the option `device` into a device; "auto" takes an accelerator where there is one.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
+    try:
+        if name == "auto":
+            current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            return current or torch.device("cpu")
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        return device
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def autocast(device: torch.device, precision: str) -> Any:
+    """The autocast context of the option `precision` on a device."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+        precision = "bf16" if fast else "fp32"
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+class _Items(Dataset[tuple[Any, int]]):
+    """Samples after the backbone's transform; a transform without randomness runs once per sample."""
+
+    def __init__(self, samples: Samples, transform: Callable[[Any], Any], keep: bool) -> None:
+        self.samples, self.transform = samples, transform
+        self.kept = [transform(x) for x in samples.inputs] if keep else None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, i: int) -> tuple[Any, int]:
+        item = self.kept[i] if self.kept is not None else self.transform(self.samples.inputs[i])
+        return item, self.samples.labels[i]
+
+
+def _collate(preprocess: Preprocess) -> Callable[[list[tuple[Any, int]]], Batch]:
+    def collate(pairs: list[tuple[Any, int]]) -> Batch:
+        return {**preprocess.collate([item for item, _ in pairs]), "labels": torch.tensor([y for _, y in pairs])}
+
+    return collate
+
+
+class _Buckets:
+    """Shuffled batches of samples of similar length, for text; plain shuffled batches without lengths."""
+
+    WINDOW = 16
+
+    def __init__(self, count: int, batch_size: int, random: torch.Generator, lengths: Sequence[int] | None) -> None:
+        self.count, self.batch_size, self.random, self.lengths = count, batch_size, random, lengths
+
+    def __len__(self) -> int:
+        return math.ceil(self.count / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.count, generator=self.random).tolist()
+        if self.lengths is not None:
+            window, lengths = self.WINDOW * self.batch_size, self.lengths
+            windows = [sorted(order[i : i + window], key=lambda j: lengths[j]) for i in range(0, len(order), window)]
+            order = [i for block in windows for i in block]
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        for b in torch.randperm(len(batches), generator=self.random).tolist():
+            yield batches[b]
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def _schedule(step: int, steps: int, warmup: float) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    rising = max(1, round(warmup * steps))
+    if step < rising and warmup > 0:
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising * (warmup > 0)) / max(1, steps - rising * (warmup > 0))))
+
+
+def fit(
+    model: Model,
+    rows: TaskRows,
+    samples: Samples,
+    preprocess: Preprocess,
+    config: HAMConfig,
+    device: torch.device,
+    *,
+    task: str,
+    index: int,
+    augmentation: Augmentation = "none",
+    progress: Progress | None = None,
+) -> Fit:
+    """Train the current adapter, the importances and the rows of one task.
+
+    The loss is the cross-entropy over the task's own classes, plus `config.distill` times the squared distance
+    between the features with and without the adapter in training, relative to the squared norm of the latter.
+
+    Args:
+        rows: trained in place; `samples.labels` are its columns.
+        index: the task's position in the stream, part of every seed drawn here.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    accelerator = Accelerator(device_placement=False)
+    rows.to(device)
+    text = preprocess.modality == "text"
+    data = _Items(samples, preprocess.transform(train=True, augmentation=augmentation), keep=text)
+    lengths = [preprocess.length(item) for item in data.kept] if text and data.kept is not None else None
+    buckets = _Buckets(len(data), config.batch_size, generator(config.seed, index, "shuffle"), lengths)
+    loader = DataLoader(data, batch_sampler=buckets, collate_fn=_collate(preprocess))  # type: ignore[arg-type]
+
+    groups = [
+        {"params": model.adapter_parameters(), "lr": config.lr},
+        {"params": [p for p in rows.parameters() if p.requires_grad], "lr": config.head_lr},
+    ]
+    if config.importance_lr > 0:
+        # A scalar at the adapter's learning rate barely moves, and decay would pull it to zero instead of to one.
+        groups.append({"params": model.importance_parameters(), "lr": config.importance_lr, "weight_decay": 0.0})
+    trained = [p for group in groups for p in group["params"]]  # type: ignore[union-attr]
+    optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=config.weight_decay))
+    steps = config.epochs * len(buckets)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda s: _schedule(s, steps, config.warmup))
+    forward: Callable[[Batch], Tensor] = torch.compile(model) if config.compile else model
+
+    report, start, step = Fit(), time.perf_counter(), 0
+    model.train()
+    try:
+        with scoped(config.seed, index, "train"):
+            for epoch in range(config.epochs):
+                total = 0.0
+                for batch in loader:
+                    batch = _to(batch, device)
+                    labels = batch.pop("labels")
+                    with autocast(device, config.precision):
+                        features = forward(batch).float()
+                        loss = F.cross_entropy(rows(features), labels)
+                        if config.distill > 0:
+                            with torch.no_grad(), model.without_task():
+                                anchor = model(batch).float()
+                            distance = (features - anchor).square().sum(1) / anchor.square().sum(1).clamp_min(1e-12)
+                            loss = loss + config.distill * distance.mean()
+                    value = loss.item()
+                    if not math.isfinite(value):
+                        raise TrainingError(
+                            f"the loss of task {task!r} is {value} at batch {step % len(buckets) + 1} of epoch "
+                            f"{epoch + 1}; lower lr (now {config.lr}) or look for broken samples"
+                        )
+                    accelerator.backward(loss)
+                    if config.clip_norm > 0:
+                        accelerator.clip_grad_norm_(trained, config.clip_norm)
+                    optimizer.step()
+                    scheduler.step()
+                    optimizer.zero_grad()
+                    step += 1
+                    total += value
+                    report.samples += len(labels)
+                    report.seconds = time.perf_counter() - start
+                    if progress:
+                        rate = report.samples / report.seconds
+                        progress(Step(task, epoch + 1, config.epochs, step, steps, value, rate))
+                report.losses.append(total / len(buckets))
+    finally:
+        model.eval()
+    return report
+
+
+@torch.no_grad()
+def extract(
+    model: nn.Module | Callable[[Batch], Tensor],
+    samples: Samples,
+    preprocess: Preprocess,
+    config: HAMConfig,
+    device: torch.device,
+    *,
+    train: bool = False,
+    augmentation: Augmentation = "none",
+) -> Tensor:
+    """Features of all samples in their order, float32 on the CPU, shape (n, width).
+
+    Args:
+        model: batch -> features; several passes over each batch may be one function of it.
+        train: draw augmented views from the global generator (see `hamcl.rng.scoped`).
+    """
+    data = _Items(
+        samples, preprocess.transform(train=train, augmentation=augmentation), keep=preprocess.modality == "text"
+    )
+    order = list(range(len(data)))
+    if data.kept is not None:
+        kept = data.kept
+        order.sort(key=lambda i: preprocess.length(kept[i]))
+    features: list[Tensor] = []
+    for i in range(0, len(order), config.eval_batch_size):
+        batch = preprocess.collate([data[j][0] for j in order[i : i + config.eval_batch_size]])
+        with autocast(device, config.precision):
+            features.append(model(_to(batch, device)).float().cpu())
+    if not features:
+        raise TrainingError("there are no samples to compute features of")
+    return torch.cat(features)[torch.tensor(order).argsort()]
