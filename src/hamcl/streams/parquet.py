@@ -1,0 +1,138 @@
+"""`parquet:PATH`: images or texts in parquet files, as the `datasets` library writes them."""
+
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, overload
+
+from hamcl.errors import DataError, UsageError
+from hamcl.streams.base import Selected
+from hamcl.streams.columns import Columns, Rows, assemble
+from hamcl.streams.lazy import Lazy, check_text, decode_image
+from hamcl.streams.source import TEST_SPLITS, Request, Source
+
+SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
+
+
+def load(request: Request) -> Source:
+    """Return the data set in a parquet file or in a folder of them (`train-*`, `test-*` or `validation-*`).
+
+    The encoded images stay in memory as they are in the files; each is decoded when it is indexed. Only the first
+    `train_shards` training files are opened if a number is given.
+    """
+    path = request.path()
+    files = split_files(path, request.train_shards)
+    columns = _columns(files["train"][0])
+    name = path.stem if path.is_file() else path.name
+    return assemble(name, columns.modality, files, lambda split: _read(files[split], columns), sharded=True)
+
+
+def split_files(path: Path, train_shards: int | None = None) -> dict[str, list[Path]]:
+    """Return the files of each split below `path` in the order of their names.
+
+    Files that name no split are the training split if no file names one, else they are left alone.
+
+    Raises:
+        DataError: there is none, or numbered files are missing.
+        UsageError: `train_shards` is not between 1 and the number of training files.
+    """
+    found = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    splits: dict[str, list[Path]] = {}
+    totals: dict[str, int] = {}
+    for file in found:
+        if match := SHARD.fullmatch(file.name):
+            splits.setdefault(match[1], []).append(file)
+            totals[match[1]] = int(match[3] or 1)
+    if not splits or path.is_file():
+        splits, totals = {"train": found}, {}
+    if not splits.get("train"):
+        raise DataError(f"{path} holds no parquet file of a training split; name it train-00000-of-00001.parquet")
+    total = totals.get("train", len(splits["train"]))
+    if train_shards is not None:
+        if not 1 <= train_shards <= total:
+            raise UsageError(f"train_shards must lie between 1 and {total} for {path}, got {train_shards}")
+        splits["train"] = splits["train"][:train_shards]
+        totals["train"] = train_shards
+    for split, files in splits.items():
+        if len(files) < totals.get(split, 0):
+            raise DataError(
+                f"{path} holds {len(files)} of the {totals[split]} files of the split {split!r}; "
+                "add the missing ones or say train_shards=K"
+            )
+    return splits
+
+
+def _columns(file: Path) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable parquet file ({error}); get it again") from error
+    return Columns.find(schema.names, str(file), metadata.get("info", {}).get("features"))
+
+
+def _read(files: Sequence[Path], columns: Columns) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [c for c in (columns.label, columns.superclass) if c]
+    chunks, starts = [], [0]
+    values: dict[str, list[Any]] = {c: [] for c in labels}
+    for file in files:
+        try:
+            table = pq.read_table(file, columns=[columns.inputs, *labels], partitioning=None)
+            column = table[columns.inputs].combine_chunks()
+            chunks.append(column.field("bytes") if pa.types.is_struct(column.type) else column)
+            for c in labels:
+                values[c] += table[c].to_pylist()
+        except (pa.ArrowException, KeyError, OSError) as error:
+            raise DataError(
+                f"{file} has not the columns {columns.inputs}, {', '.join(labels)} ({error}); get it again"
+            ) from error
+        starts.append(starts[-1] + len(table))
+    inputs = Lazy(
+        Column(tuple(chunks), tuple(starts)),
+        _decode if columns.modality == "image" else check_text,
+        partial(_where, tuple(str(file) for file in files), tuple(starts)),
+    )
+    return columns.rows(inputs, values, str(files[0]))
+
+
+@dataclass(frozen=True)
+class Column(Sequence[Any]):
+    """One column of several tables, row after row, each turned into a Python object when it is indexed."""
+
+    chunks: tuple[Any, ...]
+    starts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.starts[-1]
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        if isinstance(i, slice):
+            return Selected(self, tuple(range(len(self)))[i])
+        i = range(len(self))[i]
+        table = bisect_right(self.starts, i) - 1
+        return self.chunks[table][i - self.starts[table]].as_py()
+
+
+def _where(files: tuple[str, ...], starts: tuple[int, ...], i: int) -> str:
+    table = bisect_right(starts, i) - 1
+    return f"{files[table]}, row {i - starts[table]}"
+
+
+def _decode(data: bytes | None, where: str) -> Any:
+    if data is None:
+        raise DataError(f"{where} has no image bytes (only a path?); store the images inside the file")
+    return decode_image(data, where)

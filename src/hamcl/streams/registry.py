@@ -1,0 +1,72 @@
+"""The sources by name, and the one call that turns a specification into a stream."""
+
+from pathlib import Path
+from typing import Unpack
+
+from hamcl.errors import UsageError
+from hamcl.streams import digits, folder, hub, icd10, omniglot, parquet, tiny_imagenet
+from hamcl.streams.base import Stream
+from hamcl.streams.source import Loader, Request, Source, did_you_mean
+from hamcl.streams.split import SplitOptions, split
+
+# Every loader imports its own libraries when it is called, so this table costs nothing.
+SOURCES: dict[str, Loader] = {
+    "digits": digits.load,
+    "icd10": icd10.load,
+    "folder": folder.load,
+    "parquet": parquet.load,
+    "hub": hub.load,
+    "tiny-imagenet": tiny_imagenet.load,
+    "omniglot": omniglot.load,
+}
+
+
+def load_source(spec: str, *, data_dir: str | Path | None = None, train_shards: int | None = None) -> Source:
+    """Return the whole labelled data set of a specification `NAME` or `NAME:WHERE`.
+
+    Args:
+        data_dir: another way to say WHERE, for a local copy of a named benchmark.
+        train_shards: read only the first so many numbered training files (parquet).
+
+    Raises:
+        UsageError: the specification or an option cannot be meant.
+        DataError: the data is not there or cannot be used.
+    """
+    name, _, where = spec.partition(":")
+    if name not in SOURCES:
+        hint = f"folder:{spec}" if Path(spec).is_dir() else None
+        raise UsageError(
+            f"there is no source {name!r}; {f'did you mean {hint}?' if hint else did_you_mean(name, SOURCES)}"
+        )
+    if where and data_dir is not None:
+        raise UsageError(f"{spec!r} says where the data is; leave data_dir out")
+    where = where or (str(data_dir) if data_dir is not None else "")
+    source = SOURCES[name](Request(name, where or None, train_shards))
+    if train_shards is not None and not source.sharded:
+        raise UsageError(f"{spec!r} is not read from numbered files; leave train_shards out")
+    return source
+
+
+def load_stream(
+    spec: str,
+    *,
+    data_dir: str | Path | None = None,
+    train_shards: int | None = None,
+    **options: Unpack[SplitOptions],
+) -> Stream:
+    """Return a source cut into tasks.
+
+    Args:
+        spec, data_dir, train_shards: what to read, see `load_source`.
+        options: how to cut it, see `split`: tasks, classes_per_task, task_sizes, train_per_class, test_per_class,
+            val_fraction, test_fraction, seed, class_order, class_order_file.
+
+    Raises:
+        UsageError: the specification or an option is unknown, out of range or contradicts another.
+        DataError: the data is not there or cannot be used.
+    """
+    known = [*SplitOptions.__annotations__, "data_dir", "train_shards"]
+    for option in options:
+        if option not in known:
+            raise UsageError(f"load_stream has no option {option!r}; {did_you_mean(option, known)}")
+    return split(load_source(spec, data_dir=data_dir, train_shards=train_shards), **options)

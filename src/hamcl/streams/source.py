@@ -1,0 +1,129 @@
+"""A source: one whole labelled data set, before it is cut into tasks."""
+
+import difflib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hamcl.errors import DataError, UsageError
+from hamcl.streams.base import Augmentation, Modality, Samples
+
+# The split used as test set: the first of these names that a data set has.
+TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A labelled data set with a training and a test split.
+
+    Attributes:
+        classes: class names in the source's own order; labels are positions in it.
+        test: empty where the data set has no test split (`split` then holds out a fraction of `train`).
+        superclasses: class name -> superclass name, where the source knows one.
+        sharded: whether the training split was read from numbered files, so that `train_shards` means something.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Samples
+    test: Samples = field(default_factory=Samples)
+    modality: Modality = "image"
+    augmentation: Augmentation = "none"
+    superclasses: Mapping[str, str] = field(default_factory=dict)
+    sharded: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise DataError(f"{self.name}: no labelled training sample was found; check the path and the layout")
+        if "" in self.classes:
+            raise DataError(f"{self.name}: a class has an empty name; give it one")
+        count = Counter(name.casefold() for name in self.classes)
+        if twice := [name for name in self.classes if count[name.casefold()] > 1]:
+            raise DataError(f"{self.name}: rename the classes that repeat or differ only by case: {', '.join(twice)}")
+        trained = set(self.train.labels)
+        if missing := [name for y, name in enumerate(self.classes) if y not in trained]:
+            raise DataError(f"{self.name}: no training sample of {listed(missing)}; add some or remove the class")
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        train: tuple[Sequence[Any], Sequence[str]],
+        test: tuple[Sequence[Any], Sequence[str]] = ((), ()),
+        *,
+        order: Iterable[str] | None = None,
+        **attributes: Any,
+    ) -> "Source":
+        """Return the source of `(inputs, class name of each)` pairs.
+
+        Args:
+            order: the class names in the source's own order (names without any sample are left out);
+                sorted by name if not given.
+            attributes: `modality`, `augmentation`, `superclasses`, `sharded`.
+        """
+        present = {*train[1], *test[1]}
+        classes = tuple(y for y in order if y in present) if order is not None else tuple(sorted(present))
+        position = {y: i for i, y in enumerate(classes)}
+        train_split, test_split = (Samples(inputs, [position[y] for y in names]) for inputs, names in (train, test))
+        return cls(name, classes, train_split, test_split, **attributes)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a source is asked for: the specification split at its first colon, and how much of it to read.
+
+    Attributes:
+        where: the path or ID after the colon, or `data_dir`.
+        train_shards: read only the first so many numbered training files.
+    """
+
+    name: str
+    where: str | None = None
+    train_shards: int | None = None
+
+    def needed(self, what: str) -> str:
+        """Return `where`, which this source cannot do without."""
+        if not self.where:
+            raise UsageError(f"the source {self.name!r} needs {what}: write {self.name}:{what.split()[-1].upper()}")
+        return self.where
+
+    def path(self, what: str = "a path") -> Path:
+        """Return `where` as an existing file or folder."""
+        path = Path(self.needed(what)).expanduser()
+        if not path.exists():
+            raise DataError(f"{self.name}: there is no file or folder {str(path)!r}; check the path")
+        return path
+
+    def root(self, official: str) -> Path:
+        """Return the folder of a local copy: `where`, or the folder of the official name inside it."""
+        path = self.path()
+        return path / official if (path / official).is_dir() else path
+
+    def nowhere(self) -> None:
+        """Refuse a path for a source that has its own data."""
+        if self.where:
+            raise UsageError(f"the source {self.name!r} takes no path, got {self.where!r}; leave it out")
+
+
+Loader = Callable[[Request], Source]
+
+
+def test_split(splits: Iterable[str]) -> str | None:
+    """Return the split that serves as test set, or None."""
+    return next((name for name in TEST_SPLITS if name in set(splits)), None)
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return the end of an error message: the close matches of `word`, or all choices if they are few."""
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, n=3)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"choose from {listed(choices, 20)}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Return the names for a message, cut after `most`."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
