@@ -1,12 +1,14 @@
 """timm models as backbones."""
 
 from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from hamcl.errors import DataError
-from hamcl.nn._packaged import packaged_file
+from hamcl.errors import DataError, UsageError
+from hamcl.nn._loading import Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.preprocess import ImagePreprocess
 
@@ -23,36 +25,65 @@ EFFICIENTNET_LITE0 = (
 
 
 def pooled(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The features of a timm model without a classifier."""
+    """The features of a timm model without its classifier, (n, width)."""
     return module(batch["pixel_values"])
 
 
-def efficientnet_lite0(pretrained: bool, image_size: int | None):
+def efficientnet_lite0(pretrained: bool, image_size: int | None) -> Loaded:
     """EfficientNet-Lite0 with the ImageNet weights of the `demo` extra."""
     model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     if pretrained:
         load_in_order(model, torch.load(packaged_file(*EFFICIENTNET_LITE0), map_location="cpu", weights_only=True))
-    return _parts(model, image_size)
+    return _headless(model, image_size)
 
 
 def load_in_order(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy tensors whose names differ from the model's but whose order, kinds and shapes are the same.
+    """Copy tensors that are named otherwise than the model's but have the same order, kinds and shapes.
 
     Raises:
-        DataError: anything but the names differs.
+        DataError: their number, kinds or shapes differ.
     """
     own = model.state_dict()
     if len(own) != len(weights):
-        raise DataError(f"the weights hold {len(weights)} tensors, the model {len(own)}")
+        raise DataError(f"the weights hold {len(weights)} tensors, but the model has {len(own)}")
     for (name, mine), (other, theirs) in zip(own.items(), weights.items(), strict=True):
         if mine.shape != theirs.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
-            raise DataError(f"{other} {tuple(theirs.shape)} does not fit {name} {tuple(mine.shape)} of the model")
+            raise DataError(f"{other} {tuple(theirs.shape)} does not fit the model's {name} {tuple(mine.shape)}")
     model.load_state_dict(dict(zip(own, weights.values(), strict=True)))
 
 
-def _parts(model: nn.Module, image_size: int | None):
+def load_timm(spec: str, source: str | Path, pretrained: bool, image_size: int | None) -> Loaded:
+    """A timm model by its ID or from a folder in the layout of timm's hub.
+
+    Raises:
+        UsageError: the ID is unknown, or the weights cannot be had.
+        DataError: the weights in the folder are damaged or not those of its architecture.
+    """
+    folder = source if isinstance(source, Path) else None
+    name = f"local-dir:{folder}" if folder else str(source)
+    architecture = name.partition(".")[0]
+    if not folder and not timm.is_model(architecture):
+        near = get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
+        raise UsageError(f"unknown timm model {name!r}" + (f", did you mean {', '.join(near)}?" if near else ""))
+    with explained(spec, folder):
+        try:
+            # With its classifier: timm does not check the weights for gaps if the number of classes is another one.
+            try:
+                model = timm.create_model(name, pretrained=pretrained, in_chans=3, img_size=image_size)
+            except TypeError:
+                # Most convolutional networks take images of any size and have no such argument.
+                model = timm.create_model(name, pretrained=pretrained, in_chans=3)
+        except RuntimeError as error:
+            if folder is None or not pretrained:
+                raise
+            reason = " ".join(str(error).split())[:300]
+            raise DataError(f"the weights in {folder} do not fit its config.json: {reason}") from error
+    return _headless(model, image_size)
+
+
+def _headless(model: nn.Module, image_size: int | None) -> Loaded:
     config = resolve_model_data_config(model)
-    model.reset_classifier(0)
+    model.reset_classifier(0)  # type: ignore[operator]
     preprocess = ImagePreprocess(
         image_size or config["input_size"][-1],
         tuple(config["mean"]),
@@ -60,4 +91,4 @@ def _parts(model: nn.Module, image_size: int | None):
         config["interpolation"],
         config["crop_pct"],
     )
-    return model, pooled, preprocess
+    return Loaded(model, pooled, preprocess)

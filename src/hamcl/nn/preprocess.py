@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -25,7 +25,7 @@ Tokens = dict[str, Tensor]
 class Preprocess(ABC):
     """How a backbone wants its inputs. Random draws of training transforms come from torch's global generator."""
 
-    modality: Modality
+    modality: ClassVar[Modality]
 
     @abstractmethod
     def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Any]:
@@ -41,7 +41,7 @@ class Preprocess(ABC):
 
     @abstractmethod
     def example(self) -> dict[str, Tensor]:
-        """A small batch, to try the backbone with."""
+        """A batch of two, to try the backbone with."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -63,15 +63,13 @@ class ImagePreprocess(Preprocess):
         crop_pct: the part of the shorter side that survives the centre crop of a photograph.
     """
 
+    modality: ClassVar[Modality] = "image"
+
     size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     interpolation: str = "bicubic"
     crop_pct: float = 0.875
-
-    @property
-    def modality(self) -> Modality:  # type: ignore[override]
-        return "image"
 
     def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Tensor]:
         mode = InterpolationMode(self.interpolation)
@@ -96,7 +94,7 @@ class ImagePreprocess(Preprocess):
         return item.shape[-1] * item.shape[-2]
 
     def example(self) -> dict[str, Tensor]:
-        return self.collate([torch.zeros(3, self.size, self.size)])
+        return self.collate([torch.zeros(3, self.size, self.size)] * 2)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -198,17 +196,17 @@ class TextPreprocess(Preprocess):
 
     Attributes:
         tokenizer: a transformers tokenizer.
+        inputs: what the backbone takes of the tokenizer's output.
     """
+
+    modality: ClassVar[Modality] = "text"
 
     tokenizer: Any
     max_length: int
-
-    @property
-    def modality(self) -> Modality:  # type: ignore[override]
-        return "text"
+    inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Tokens]:
-        return TextTransform(self.tokenizer, self.max_length)
+        return TextTransform(self.tokenizer, self.max_length, self.inputs)
 
     def collate(self, items: Sequence[Tokens]) -> dict[str, Tensor]:
         """Pad on the right: every key of the items as (n, longest), int64."""
@@ -222,7 +220,7 @@ class TextPreprocess(Preprocess):
         return item["input_ids"].shape[0]
 
     def example(self) -> dict[str, Tensor]:
-        return self.collate([self.transform(False, "none")("one example")])
+        return self.collate([self.transform(False, "none")("one example")] * 2)
 
     def describe(self) -> dict[str, Any]:
         return {"modality": self.modality, "max_length": self.max_length, "vocabulary": len(self.tokenizer)}
@@ -231,8 +229,8 @@ class TextPreprocess(Preprocess):
 class TextTransform:
     """One text to 1-D int64 tensors, without padding."""
 
-    def __init__(self, tokenizer: Any, max_length: int) -> None:
-        self.tokenizer, self.max_length = tokenizer, max_length
+    def __init__(self, tokenizer: Any, max_length: int, inputs: Sequence[str]) -> None:
+        self.tokenizer, self.max_length, self.inputs = tokenizer, max_length, tuple(inputs)
 
     def __call__(self, text: Any) -> Tokens:
         if not isinstance(text, str):
@@ -240,8 +238,12 @@ class TextTransform:
                 f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "
                 "(for example efficientnet-lite0) or a text stream"
             )
-        encoded = self.tokenizer(text, truncation=True, max_length=self.max_length, padding=False)
-        return {key: torch.tensor(ids) for key, ids in encoded.items()}
+        encoded = self.tokenizer(
+            text, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=True
+        )
+        if not encoded["input_ids"]:
+            raise DataError(f"the text {text[:40]!r} has no tokens: leave empty texts out")
+        return {key: torch.tensor(encoded[key]) for key in self.inputs if key in encoded}
 
 
 def _short(value: Any) -> str:
