@@ -1,7 +1,7 @@
 """The adapter of one task on plain tensors: low-rank factors per layer and one importance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -44,17 +44,72 @@ class Factors:
         """The factors of `scale * delta`."""
         return Factors(self.A, self.B * scale)
 
+    def to(self, dtype: torch.dtype) -> "Factors":
+        """The same factors in another precision."""
+        return Factors(self.A.to(dtype), self.B.to(dtype))
+
+
+Layers = Mapping[str, Factors]
+"""Layer name -> its update: the adapter of one task without its importance, or a merged adapter."""
+
 
 @dataclass(frozen=True)
 class Adapter:
     """All layers of one task's adapter, with the scalar importance they share (alpha_i)."""
 
     task: str
-    layers: Mapping[str, Factors]
+    layers: Layers
     importance: float = 1.0
 
     def check(self) -> None:
         """Raise ValueError naming the task and the layer that holds a NaN or an infinity."""
-        for layer, factors in self.layers.items():
-            if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):
-                raise ValueError(f"the adapter of task {self.task!r} is not finite in layer {layer!r}")
+        check_finite(self)
+
+
+@dataclass
+class Group:
+    """A frozen merged adapter (G_j).
+
+    Attributes:
+        layers: the merged update of every layer.
+        importance: alpha_Gj, which stays trainable while later tasks are learned.
+        tasks: names of the member tasks, in the order they joined.
+    """
+
+    layers: dict[str, Factors]
+    importance: float = 1.0
+    tasks: list[str] = field(default_factory=list)
+
+
+def check_finite(update: Layers | Adapter) -> Layers:
+    """Return the layers of `update`; raise ValueError naming the task (if known) and what is not finite."""
+    layers = update.layers if isinstance(update, Adapter) else update
+    if not layers:
+        raise ValueError(f"{_owner(update)} updates no layer")
+    for layer, factors in layers.items():
+        if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):
+            raise ValueError(f"{_owner(update)} is not finite in layer {layer!r}")
+    return layers
+
+
+def check_matching(x: Layers | Adapter, y: Layers | Adapter) -> tuple[Layers, Layers]:
+    """Return the layers of both, which must be finite and update the same layers of the same shapes.
+
+    Raises:
+        ValueError: names the layer, and the task wherever an `Adapter` was given.
+    """
+    a, b = check_finite(x), check_finite(y)
+    for layer in [*a, *b]:
+        if layer not in a or layer not in b:
+            has, lacks = (x, y) if layer in a else (y, x)
+            raise ValueError(f"{_owner(has)} updates layer {layer!r}, but {_owner(lacks)} does not")
+        if a[layer].shape != b[layer].shape:
+            raise ValueError(
+                f"{_owner(x)} and {_owner(y)} differ in layer {layer!r}: "
+                f"(out, in) is {a[layer].shape} and {b[layer].shape}"
+            )
+    return a, b
+
+
+def _owner(update: Layers | Adapter) -> str:
+    return f"the adapter of task {update.task!r}" if isinstance(update, Adapter) else "a merged adapter"
