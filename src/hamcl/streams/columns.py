@@ -57,25 +57,33 @@ class Columns:
         names = {column: features[column]["names"] for column in typed("ClassLabel")}
         return cls("image" if image else "text", inputs[0], label[0], superclass, names)
 
-    def rows(self, inputs: Sequence[Any], values: Mapping[str, Sequence[Any]], where: str) -> "Rows":
-        """Return the rows of one split, given the values of the label and the superclass column."""
+    def rows(self, inputs: Sequence[Any], values: Mapping[str, Sequence[Any]], where: Callable[[int], str]) -> "Rows":
+        """Return the rows of one split, given the values of the label and the superclass column.
+
+        Args:
+            where: names row i for messages.
+
+        Raises:
+            DataError: a label is neither a text nor an integer, or is larger than the class names go.
+        """
         labels = self._named(self.label, values[self.label], where)
         superclasses = {}
         if self.superclass:
             parents = self._named(self.superclass, values[self.superclass], where)
             superclasses = {y: s for y, s in zip(labels, parents, strict=True) if y is not None and s is not None}
         known = self.names.get(self.label)
-        order = known or [str(v) for v in sorted({v for v in values[self.label] if v is not None})]
+        order = known or [str(v) for v in sorted({v for v in values[self.label] if v not in (None, "")})]
         return Rows(inputs, labels, where, list(order), superclasses)
 
-    def _named(self, column: str, values: Sequence[Any], where: str) -> list[str | None]:
+    def _named(self, column: str, values: Sequence[Any], where: Callable[[int], str]) -> list[str | None]:
         names = self.names.get(column)
+        for i, value in enumerate(values):
+            if not isinstance(value, str | int | None):
+                raise DataError(f"{where(i)}: {column} is {value!r}; a label must be a text or an integer")
+            if names is not None and isinstance(value, int) and value >= len(names):
+                raise DataError(f"{where(i)}: {column} is {value}, but only {len(names)} classes have names; fix it")
         if names is None:
-            return [None if value is None else str(value) for value in values]
-        if any(value is not None and value >= len(names) for value in values):
-            raise DataError(
-                f"{where}: the column {column!r} has {len(names)} class names but larger numbers; fix them"
-            )
+            return [None if value in (None, "") else str(value) for value in values]
         return [None if value is None or value < 0 else names[value] for value in values]
 
 
@@ -90,7 +98,7 @@ class Rows:
 
     inputs: Sequence[Any]
     labels: Sequence[str | None]
-    where: str
+    where: Callable[[int], str]
     order: Sequence[str]
     superclasses: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,9 +106,7 @@ class Rows:
         """Return inputs and class names, every row having one."""
         labels = [name for name in self.labels if name is not None]
         if len(labels) < len(self.labels):
-            raise DataError(
-                f"{self.where}, row {list(self.labels).index(None)} has no label; add it or remove the row"
-            )
+            raise DataError(f"{self.where(list(self.labels).index(None))} has no label; add it or remove the row")
         return self.inputs, labels
 
 

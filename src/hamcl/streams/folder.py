@@ -21,7 +21,7 @@ def read(path: Path) -> Source:
         DataError: there is no class folder, one holds no image, or a test class is not a training class.
     """
     splits = {child.name: child for child in _folders(path)}
-    if "train" in splits:
+    if "train" in splits and _folders(splits["train"]):  # else "train" is a class, beside "bus" and "ship"
         held_out = test_split(splits)
         return Source.build(
             path.name,

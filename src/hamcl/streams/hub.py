@@ -1,13 +1,11 @@
 """`hub:ID` or `hub:ID:CONFIG`: a data set of the Hugging Face hub, or anything `datasets.load_dataset` can read."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
 from hamcl.errors import DataError
-from hamcl.streams.base import Selected
 from hamcl.streams.columns import Columns, Rows, assemble
 from hamcl.streams.lazy import Lazy, check_text, decode_image, numbered, read_image
 from hamcl.streams.source import Request, Source
@@ -38,22 +36,20 @@ def load(request: Request) -> Source:
     columns = Columns.find(splits["train"].column_names, identifier, splits["train"].features.to_dict())
 
     def read(split: str) -> Rows:
-        where = f"{identifier}, split {split}"
         table = splits[split].with_format(None)
         values = {c: list(table[c]) for c in (columns.label, columns.superclass) if c}
         table = table.select_columns([columns.inputs])
-        if columns.modality == "text":
-            return columns.rows(
-                Lazy(Column(table, columns.inputs), check_text, partial(numbered, where)), values, where
-            )
-        table = table.cast_column(columns.inputs, datasets.Image(decode=False))
-        return columns.rows(Lazy(Column(table, columns.inputs), _decode, partial(numbered, where)), values, where)
+        if columns.modality == "image":
+            table = table.cast_column(columns.inputs, datasets.Image(decode=False))
+        decode = _decode if columns.modality == "image" else check_text
+        where = partial(numbered, f"{identifier}, {split}")
+        return columns.rows(Lazy(Column(table, columns.inputs), decode, where), values, where)
 
     return assemble(Path(identifier).name, columns.modality, splits, read)
 
 
 @dataclass(frozen=True)
-class Column(Sequence[Any]):
+class Column:
     """One column of a data set, row by row."""
 
     table: "Dataset"
@@ -62,13 +58,7 @@ class Column(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.table)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        if isinstance(i, slice):
-            return Selected(self, tuple(range(len(self)))[i])
+    def __getitem__(self, i: int) -> Any:
         return self.table[i][self.name]
 
 

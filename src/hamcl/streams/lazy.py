@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,14 +13,21 @@ from hamcl.errors import DataError
 from hamcl.streams.base import Selected
 
 
+class Indexed(Protocol):
+    """Anything with a length that gives its i-th item, 0 <= i < length."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, i: int, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Lazy(Sequence[Any]):
-    """`decode(raw[i], where(i))` for every i, computed when indexed.
+    """`decode(raw[i], where(i))` for every i, computed when indexed; `where` names the sample in messages.
 
     The parts are picklable, so a data loader's worker processes can hold a copy.
     """
 
-    raw: Sequence[Any]
+    raw: Indexed
     decode: Callable[[Any, str], Any]
     where: Callable[[int], str]
 
@@ -32,8 +39,10 @@ class Lazy(Sequence[Any]):
     @overload
     def __getitem__(self, i: slice) -> Sequence[Any]: ...
     def __getitem__(self, i: int | slice) -> Any:
+        positions = range(len(self))
         if isinstance(i, slice):
-            return Selected(self, tuple(range(len(self)))[i])
+            return Selected(self, tuple(positions[i]))
+        i = positions[i]
         return self.decode(self.raw[i], self.where(i))
 
 

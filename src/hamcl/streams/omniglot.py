@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import parquet
+from hamcl.streams import local
 from hamcl.streams.lazy import Lazy, decode_image
 from hamcl.streams.source import Request, Source
 
@@ -26,11 +26,10 @@ def load(request: Request) -> Source:
     A class is "Alphabet/characterNN", its superclass is the alphabet. An alphabet found in several of the official
     sets is read once.
     """
-    request.needed("a path")
     path = request.root("omniglot-py")
     if any((path / name).is_dir() or (path / f"{name}.zip").is_file() for name in SETS):
         return _official(path)
-    source = parquet.load(request)
+    source = local.read(path, request.train_shards)
     alphabets = {name: name.rpartition("/")[0] for name in source.classes if "/" in name}
     return replace(source, name="omniglot", augmentation="handwriting", superclasses=alphabets)
 

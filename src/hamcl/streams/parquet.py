@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams.base import Selected
 from hamcl.streams.columns import Columns, Rows, assemble
 from hamcl.streams.lazy import Lazy, check_text, decode_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source
@@ -19,13 +18,16 @@ SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.]
 
 
 def load(request: Request) -> Source:
-    """Return the data set in a parquet file or in a folder of them (`train-*`, `test-*` or `validation-*`).
+    """Return the data set in a parquet file or in a folder of them (`train-*`, `test-*` or `validation-*`)."""
+    return read(request.path(), request.train_shards)
 
-    The encoded images stay in memory as they are in the files; each is decoded when it is indexed. Only the first
-    `train_shards` training files are opened if a number is given.
+
+def read(path: Path, train_shards: int | None = None) -> Source:
+    """Return the data set at `path`; only the first `train_shards` training files are opened if a number is given.
+
+    The encoded images stay in memory as they are in the files; each is decoded when it is indexed.
     """
-    path = request.path()
-    files = split_files(path, request.train_shards)
+    files = split_files(path, train_shards)
     columns = _columns(files["train"][0])
     name = path.stem if path.is_file() else path.name
     return assemble(name, columns.modality, files, lambda split: _read(files[split], columns), sharded=True)
@@ -80,6 +82,7 @@ def _columns(file: Path) -> Columns:
 
 def _read(files: Sequence[Path], columns: Columns) -> Rows:
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     labels = [c for c in (columns.label, columns.superclass) if c]
@@ -87,9 +90,9 @@ def _read(files: Sequence[Path], columns: Columns) -> Rows:
     values: dict[str, list[Any]] = {c: [] for c in labels}
     for file in files:
         try:
-            table = pq.read_table(file, columns=[columns.inputs, *labels], partitioning=None)
-            column = table[columns.inputs].combine_chunks()
-            chunks.append(column.field("bytes") if pa.types.is_struct(column.type) else column)
+            table = pq.read_table(file, columns=[columns.inputs, *labels], partitioning=None, memory_map=True)
+            column = table[columns.inputs]
+            chunks.append(pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column)
             for c in labels:
                 values[c] += table[c].to_pylist()
         except (pa.ArrowException, KeyError, OSError) as error:
@@ -97,16 +100,13 @@ def _read(files: Sequence[Path], columns: Columns) -> Rows:
                 f"{file} has not the columns {columns.inputs}, {', '.join(labels)} ({error}); get it again"
             ) from error
         starts.append(starts[-1] + len(table))
-    inputs = Lazy(
-        Column(tuple(chunks), tuple(starts)),
-        _decode if columns.modality == "image" else check_text,
-        partial(_where, tuple(str(file) for file in files), tuple(starts)),
-    )
-    return columns.rows(inputs, values, str(files[0]))
+    where = partial(_where, tuple(str(file) for file in files), tuple(starts))
+    decode = _decode if columns.modality == "image" else check_text
+    return columns.rows(Lazy(Column(tuple(chunks), tuple(starts)), decode, where), values, where)
 
 
 @dataclass(frozen=True)
-class Column(Sequence[Any]):
+class Column:
     """One column of several tables, row after row, each turned into a Python object when it is indexed."""
 
     chunks: tuple[Any, ...]
@@ -115,14 +115,7 @@ class Column(Sequence[Any]):
     def __len__(self) -> int:
         return self.starts[-1]
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        if isinstance(i, slice):
-            return Selected(self, tuple(range(len(self)))[i])
-        i = range(len(self))[i]
+    def __getitem__(self, i: int) -> Any:
         table = bisect_right(self.starts, i) - 1
         return self.chunks[table][i - self.starts[table]].as_py()
 

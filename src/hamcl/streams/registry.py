@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Unpack
 
 from hamcl.errors import UsageError
-from hamcl.streams import digits, folder, hub, icd10, omniglot, parquet, tiny_imagenet
+from hamcl.streams import cifar100, cub200, digits, folder, hub, icd10, omniglot, parquet, text, tiny_imagenet
 from hamcl.streams.base import Stream
 from hamcl.streams.source import Loader, Request, Source, did_you_mean
 from hamcl.streams.split import SplitOptions, split
@@ -16,6 +16,9 @@ SOURCES: dict[str, Loader] = {
     "folder": folder.load,
     "parquet": parquet.load,
     "hub": hub.load,
+    "text": text.load,
+    "cifar100": cifar100.load,
+    "cub200": cub200.load,
     "tiny-imagenet": tiny_imagenet.load,
     "omniglot": omniglot.load,
 }

@@ -54,20 +54,22 @@ class Source:
         test: tuple[Sequence[Any], Sequence[str]] = ((), ()),
         *,
         order: Iterable[str] | None = None,
-        **attributes: Any,
+        modality: Modality = "image",
+        augmentation: Augmentation = "none",
+        superclasses: Mapping[str, str] | None = None,
+        sharded: bool = False,
     ) -> "Source":
         """Return the source of `(inputs, class name of each)` pairs.
 
         Args:
             order: the class names in the source's own order (names without any sample are left out);
                 sorted by name if not given.
-            attributes: `modality`, `augmentation`, `superclasses`, `sharded`.
         """
         present = {*train[1], *test[1]}
         classes = tuple(y for y in order if y in present) if order is not None else tuple(sorted(present))
         position = {y: i for i, y in enumerate(classes)}
         train_split, test_split = (Samples(inputs, [position[y] for y in names]) for inputs, names in (train, test))
-        return cls(name, classes, train_split, test_split, **attributes)
+        return cls(name, classes, train_split, test_split, modality, augmentation, superclasses or {}, sharded)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import folder, hub, parquet
+from hamcl.streams import folder, hub, local
 from hamcl.streams.lazy import image_files
 from hamcl.streams.source import Request, Source
 
@@ -12,7 +12,7 @@ HUB_ID = "zh-plus/tiny-imagenet"
 
 
 def load(request: Request) -> Source:
-    """Return Tiny-ImageNet from a local copy (the official folder, or parquet) or from the hub.
+    """Return Tiny-ImageNet from a local copy (the official folder, parquet, or class folders) or from the hub.
 
     The validation images are the test split: those of the official test split have no labels. Classes are named
     "wnid name" in the order of `wnids.txt`.
@@ -22,7 +22,7 @@ def load(request: Request) -> Source:
     path = request.root("tiny-imagenet-200")
     if (path / "wnids.txt").is_file():
         return _official(path)
-    return replace(parquet.load(request), name="tiny-imagenet")
+    return replace(local.read(path, request.train_shards), name="tiny-imagenet")
 
 
 def _official(path: Path) -> Source:

@@ -1,0 +1,44 @@
+"""Read every sample once before training, so that a bad one is found now and not in the middle of a task."""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+from hamcl.errors import DataError, UsageError
+from hamcl.streams.base import Samples
+from hamcl.streams.source import did_you_mean, listed
+
+OnBadSample = Literal["error", "skip"]
+
+
+def check(
+    samples: Samples, on_bad_sample: OnBadSample = "error", classes: Sequence[str] = ()
+) -> tuple[Samples, list[str]]:
+    """Return the usable samples and one message for each that was skipped.
+
+    Args:
+        on_bad_sample: "error" raises at the first bad sample, "skip" leaves bad samples out.
+        classes: class names, for the message.
+
+    Raises:
+        DataError: a sample is bad ("error"), or a class has none left ("skip").
+        UsageError: `on_bad_sample` is neither.
+    """
+    if on_bad_sample not in get_args(OnBadSample):
+        raise UsageError(f"on_bad_sample is {on_bad_sample!r}; {did_you_mean(on_bad_sample, get_args(OnBadSample))}")
+    good, messages = [], []
+    for i in range(len(samples)):
+        try:
+            samples.inputs[i]
+        except DataError as error:
+            if on_bad_sample == "error":
+                raise
+            messages.append(str(error))
+        else:
+            good.append(i)
+    if not messages:
+        return samples, []
+    usable = samples.select(good)
+    if lost := sorted(set(samples.labels) - set(usable.labels)):
+        names = [classes[y] if classes else str(y) for y in lost]
+        raise DataError(f"no sample of class {listed(names)} is usable; the first bad one: {messages[0]}")
+    return usable, messages
