@@ -1,0 +1,102 @@
+"""The plots of a run and of several runs, drawn without a display and without global state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from hamcl.bench.files import atomic
+from hamcl.bench.records import Result
+from hamcl.metrics import Floats
+
+DPI = 120
+ANNOTATED = 20  # tasks up to which every cell carries its number
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#4d4d4d")
+
+
+def plot_matrix(path: Path, result: Result) -> None:
+    """Draw the accuracy matrix as a lower-triangular heat map, in percent."""
+    percent = 100 * result.accuracy
+    tasks = len(percent)
+    side = float(np.clip(0.42 * tasks, 3.4, 9.0))
+    figure, axes = _figure(side + 1.6, side + 1.1)
+    image = axes.imshow(np.ma.masked_invalid(percent), vmin=0, vmax=100, cmap="viridis")
+    if tasks <= ANNOTATED:
+        size = 9 if tasks <= 10 else 7
+        for (t, j), value in np.ndenumerate(percent):
+            if not np.isnan(value):
+                ink = "white" if value < 60 else "black"
+                axes.text(j, t, f"{value:.0f}", ha="center", va="center", color=ink, fontsize=size)
+    every = max(1, -(-tasks // ANNOTATED))
+    ticks = np.arange(0, tasks, every)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [str(tick + 1) for tick in ticks])
+    axes.tick_params(length=0, labelsize=8)
+    axes.spines[:].set_visible(False)
+    axes.set_xlabel("evaluated on task")
+    axes.set_ylabel("after learning task")
+    axes.set_title(f"{result.method} on {result.stream.name}: accuracy among all classes seen (%)", fontsize=10)
+    figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03).outline.set_visible(False)
+    _save(figure, path)
+
+
+def plot_curve(path: Path, result: Result) -> None:
+    """Draw both averages over the tasks learned so far, in percent."""
+    figure, axes = _figure(6.4, 4.0)
+    steps = np.arange(1, len(result.steps) + 1)
+    labels = {"average_accuracy": "mean over tasks", "sample_accuracy": "over all samples"}
+    for (name, values), colour, dashes in zip(result.curve.items(), COLOURS, ("-", "--"), strict=False):
+        axes.plot(steps, 100 * np.array(values), dashes, marker="o", ms=3.5, color=colour, label=labels[name])
+    _accuracy_axes(axes, len(result.stream.tasks))
+    axes.set_title(f"{result.method} on {result.stream.name}, {result.backbone['spec']}", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    _save(figure, path)
+
+
+def plot_comparison(path: Path, curves: Mapping[str, Sequence[Floats]], title: str) -> None:
+    """Draw the average accuracy over steps of several methods, mean and standard deviation over their runs.
+
+    Args:
+        curves: label -> one array of fractions per run, all of one length; a method known only at the end (NaN
+            before) is a dashed line across.
+    """
+    figure, axes = _figure(7.2, 4.4)
+    tasks = max(len(run) for runs in curves.values() for run in runs)
+    for i, (label, runs) in enumerate(curves.items()):
+        colour, values = COLOURS[i % len(COLOURS)], 100 * np.array(runs)
+        steps, mean, std = np.arange(1, values.shape[1] + 1), values.mean(0), values.std(0, ddof=int(len(runs) > 1))
+        if np.isnan(mean[:-1]).all():
+            axes.axhline(mean[-1], color=colour, ls="--", lw=1.4, label=f"{label}, {mean[-1]:.1f} % at the end")
+            continue
+        axes.plot(steps, mean, "-o", ms=3.5, color=colour, label=f"{label}, {mean[-1]:.1f} % at the end")
+        if len(runs) > 1:
+            axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+    _accuracy_axes(axes, tasks)
+    axes.set_title(title, fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="best")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _accuracy_axes(axes: Axes, tasks: int) -> None:
+    axes.set_xlim(0.5, tasks + 0.5)
+    axes.set_ylim(0, 102)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    axes.set_xlabel("tasks learned")
+    axes.set_ylabel("average accuracy (%)")
+    axes.grid(alpha=0.25, lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)

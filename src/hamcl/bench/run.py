@@ -1,0 +1,243 @@
+"""One run: a method learns a stream task by task, is evaluated, and leaves a record that is always readable."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from hamcl import metrics
+from hamcl.bench.files import plain
+from hamcl.bench.plots import plot_curve, plot_matrix
+from hamcl.bench.predictions import PREDICTIONS, append_predictions, prediction_table
+from hamcl.bench.records import RESULT, Result, StepRecord, StreamRecord, differences, peak_memory, provenance
+from hamcl.bench.state import drop_states, load_state, save_state
+from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.method import Method
+from hamcl.streams.base import Stream
+from hamcl.training import Progress
+
+MATRIX, CURVE = "matrix.png", "curve.png"
+SMALL = 1_000_000  # rows of predictions kept for all steps unless asked otherwise
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is recorded.
+
+    Attributes:
+        method: the method's name.
+        stream: what `load_stream` was given.
+        backbone: what `load_backbone` was given.
+        command: the command line.
+        resume: go on with an unfinished run; a finished one is returned as it is.
+        overwrite: replace a run that is there.
+        predictions: keep those of all steps, or of the last one; "auto" keeps all up to a million rows.
+    """
+
+    method: str
+    stream: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    command: Sequence[str] = ()
+    resume: bool = False
+    overwrite: bool = False
+    predictions: Literal["auto", "all", "last"] = "auto"
+
+
+def run(
+    stream: Stream,
+    method: Method,
+    out: Path,
+    *,
+    options: RunOptions,
+    progress: Progress | None = None,
+    on_task: Callable[[Result], None] | None = None,
+) -> Result:
+    """Learn every task of a stream and evaluate after each one on all tasks seen.
+
+    The folder `out` holds `result.json`, `predictions.parquet` and the state a run is resumed from, all of them whole
+    after every task, whenever the process dies; the plots `matrix.png` and `curve.png` are drawn when the run ends.
+    A resumed run ends with the figures of an uninterrupted one.
+
+    Args:
+        method: one that has learned nothing yet.
+        progress: told of every optimizer step.
+        on_task: told of the record after every task.
+
+    Raises:
+        UsageError: `out` holds a run and neither `resume` nor `overwrite` is set, or what is to be resumed was
+            started with other options, another stream or other versions.
+        DataError: a task has no test samples, or the files of the run to be resumed are damaged.
+        TrainingError: a task could not be learned; the tasks before it are recorded.
+        KeyboardInterrupt: passed on once the record says "interrupted".
+    """
+    check_folder(out, resume=options.resume, overwrite=options.overwrite)
+    for task in stream:
+        if not len(task.test):
+            raise DataError(f"task {task.name!r} has no test samples; give the data a test split")
+    result = Result(
+        method=options.method,
+        stream=StreamRecord.of(stream, options.stream),
+        backbone=_backbone(method, options),
+        config=plain(method.config.to_dict()),
+        provenance=provenance(method.device),
+        command=list(options.command),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    if options.resume and (out / RESULT).exists():
+        result = _resumed(out, result)
+        if result.status == "complete":
+            return result
+        _restore(out, stream, method, result)
+    else:
+        _clear(out)
+        result.write(out)
+    try:
+        _learn(stream, method, out, options, result, progress, on_task)
+    except BaseException as error:
+        result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        result.error = None if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        result.write(out)
+        _draw(out, result)
+        raise
+    _draw(out, result)
+    return result
+
+
+def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that cannot take a run, before any work is done.
+
+    Raises:
+        UsageError: see `run`.
+    """
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite exclude each other; give one of them")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is not a folder; choose another --out")
+    if (out / RESULT).exists() and not (resume or overwrite):
+        raise UsageError(
+            f"{out} already holds a run; continue it with --resume, replace it with --overwrite, or take another --out"
+        )
+
+
+def _learn(
+    stream: Stream,
+    method: Method,
+    out: Path,
+    options: RunOptions,
+    result: Result,
+    progress: Progress | None,
+    on_task: Callable[[Result], None] | None,
+) -> None:
+    every_step = method.evaluates_every_step
+    rows = sum(len(task.test) * (len(stream) - j) for j, task in enumerate(stream))
+    keep_all = options.predictions == "all" or (options.predictions == "auto" and rows <= SMALL)
+    for step in range(len(result.steps), len(stream)):
+        start = time.perf_counter()
+        report = method.learn(stream[step], progress)
+        record = StepRecord(
+            task=stream[step].name,
+            seen_classes=len(method.classes),
+            training_seconds=time.perf_counter() - start,
+            evaluation_seconds=0.0,
+            parameters=method.parameter_counts(),
+            peak_memory=peak_memory(),
+            report=plain(report),
+        )
+        if every_step:
+            tables = _evaluate(stream, method, result, record, step)
+            if keep_all or step == len(stream) - 1:
+                append_predictions(out, step, tables)
+            save_state(out, step + 1, method.state_dict())
+        result.steps.append(record)
+        result.status, result.error = "partial", None
+        result.write(out)
+        drop_states(out, keep=step + 1)
+        if on_task:
+            on_task(result)
+
+    start = time.perf_counter()
+    method.finish(progress)
+    result.finish_seconds = time.perf_counter() - start
+    if not every_step:
+        step, last = len(stream) - 1, result.steps[-1]
+        append_predictions(out, step, _evaluate(stream, method, result, last, step))
+        last.seen_classes = len(method.classes)
+        last.parameters = method.parameter_counts()
+        last.peak_memory = peak_memory()
+        save_state(out, len(stream), method.state_dict())
+    result.status = "complete"
+    result.write(out)
+
+
+def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord, step: int) -> list[pa.Table]:
+    """Fill row `step` of the accuracy matrices and return the predictions."""
+    start = time.perf_counter()
+    tables = []
+    for j, task in enumerate(stream[: step + 1]):
+        logits = method.logits(task.test).double().numpy()
+        if np.isnan(logits).any():
+            raise TrainingError(f"the logits of task {task.name!r} are not numbers after learning {record.task!r}")
+        columns = metrics.columns(task.classes, method.classes)
+        labels = np.asarray(task.test.labels, dtype=np.int64)
+        result.accuracy[step, j] = metrics.class_accuracy(logits, labels, columns)
+        result.task_accuracy[step, j] = metrics.task_accuracy(logits, labels, columns)
+        tables.append(prediction_table(step, j, logits, columns[labels], method.classes))
+    record.evaluation_seconds += time.perf_counter() - start
+    return tables
+
+
+def _draw(out: Path, result: Result) -> None:
+    if np.isfinite(result.accuracy).any():
+        plot_matrix(out / MATRIX, result)
+        plot_curve(out / CURVE, result)
+
+
+def _backbone(method: Method, options: RunOptions) -> dict[str, Any]:
+    backbone = method.backbone
+    return plain(
+        {
+            "spec": backbone.spec,
+            "fingerprint": backbone.fingerprint,
+            "options": options.backbone,
+            "preprocess": backbone.preprocess.describe(),
+        }
+    )
+
+
+def _resumed(out: Path, asked: Result) -> Result:
+    """The record in `out`, if it is of the run that is asked for."""
+    found = Result.read(out)
+    changed = differences(plain(found.identity()), plain(asked.identity()))
+    if changed:
+        more = f" (and {len(changed) - 3} more)" if len(changed) > 3 else ""
+        raise UsageError(
+            f"{out} cannot be resumed: {'; '.join(changed[:3])}{more}; ask for the same or start over with --overwrite"
+        )
+    return found
+
+
+def _restore(out: Path, stream: Stream, method: Method, result: Result) -> None:
+    """Bring the method to where the record ends."""
+    learned = len(result.steps)
+    if not learned:
+        return
+    if method.evaluates_every_step:
+        method.load_state_dict(load_state(out, learned))
+        return
+    # Such a method only gathers the tasks until it finishes, so there is nothing to load: it sees them again.
+    for task in stream[:learned]:
+        method.learn(task)
+
+
+def _clear(out: Path) -> None:
+    """Delete the files of an earlier run, the record first: without it nothing else counts."""
+    for name in (RESULT, PREDICTIONS, MATRIX, CURVE):
+        (out / name).unlink(missing_ok=True)
+    drop_states(out)
+
+
+__all__ = ["CURVE", "MATRIX", "RunOptions", "check_folder", "run"]

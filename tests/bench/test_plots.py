@@ -1,0 +1,61 @@
+"""Plots: PNG files of the size asked for, with something on them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hamcl.bench.plots import DPI, plot_comparison, plot_curve, plot_matrix
+from hamcl.bench.records import Result, StepRecord, StreamRecord, TaskRecord
+
+
+def record(tasks, learned):
+    stream = StreamRecord("numbers", {}, [TaskRecord(f"n-{i}", [str(i)], 5, 0, 5) for i in range(tasks)])
+    matrix = np.where(np.tri(tasks) > 0, np.linspace(0.2, 1.0, tasks)[None, :], np.nan)
+    matrix[learned:] = np.nan
+    steps = [StepRecord(f"n-{i}", i + 1, 1.0, 1.0, {}, {}, {}) for i in range(learned)]
+    return Result("ham", stream, {"spec": "minilm"}, {"seed": 0}, {}, steps=steps, accuracy=matrix)
+
+
+def colours(path):
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return image.size, {colour for _, colour in image.convert("RGB").getcolors(maxcolors=1 << 20)}
+
+
+@pytest.mark.parametrize(("tasks", "learned"), [(1, 1), (5, 5), (20, 7), (50, 50)])
+def test_matrix_and_curve_of_any_length(tmp_path, tasks, learned):
+    result = record(tasks, learned)
+    plot_matrix(tmp_path / "m.png", result)
+    plot_curve(tmp_path / "c.png", result)
+    (width, height), found = colours(tmp_path / "m.png")
+    assert 4 * DPI < height < width < 12 * DPI and len(found) > 50
+    size, found = colours(tmp_path / "c.png")
+    assert size == (round(6.4 * DPI), round(4.0 * DPI)) and (0, 0x72, 0xB2) in found
+
+
+def test_cells_carry_numbers_up_to_twenty_tasks(tmp_path):
+    viridis_top = (253, 231, 37)
+    for tasks, ink in ((20, True), (21, False)):
+        result = record(tasks, tasks)
+        result.accuracy[:] = np.where(np.tri(tasks) > 0, 1.0, np.nan)
+        plot_matrix(tmp_path / "m.png", result)
+        with Image.open(tmp_path / "m.png") as image:
+            pixels = np.asarray(image.convert("RGB")).astype(int)
+        rows, cols = np.nonzero((abs(pixels - viridis_top).sum(2) < 6)[:, : int(pixels.shape[1] * 0.8)])
+        last_row = (rows.max() - rows.min()) // tasks
+        inside = pixels[rows.max() - last_row + 3 : rows.max() - 2, cols.min() + 2 : cols.max() - 2]
+        assert bool((inside.sum(2) < 200).any()) is ink
+
+
+def test_comparison_shows_every_method(tmp_path):
+    curve, late = np.linspace(1, 0.5, 6), np.array([np.nan] * 5 + [0.9])
+    plot_comparison(tmp_path / "c.png", {"ham": [curve, curve - 0.1], "seq": [curve / 2], "joint": [late]}, "numbers")
+    size, found = colours(tmp_path / "c.png")
+    assert size == (round(7.2 * DPI), round(4.4 * DPI))
+    assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= found
+
+
+def test_the_same_record_gives_the_same_picture(tmp_path):
+    for name in ("a.png", "b.png"):
+        plot_matrix(tmp_path / name, record(4, 4))
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
