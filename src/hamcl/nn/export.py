@@ -1,0 +1,213 @@
+"""Write what was learned as plain files that need no hamcl: a PEFT adapter, merged weights, a head."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hamcl.errors import UsageError
+from hamcl.ham.adapter import Factors, Layers, check_finite
+from hamcl.ham.merging import compress
+from hamcl.nn.backbones import Backbone
+from hamcl.nn.heads import Linear
+from hamcl.nn.layers import HamLayer
+from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
+
+from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
+
+
+def export_peft(
+    path: str | Path,
+    layers: Layers,
+    backbone: Backbone,
+    *,
+    modules: Mapping[str, nn.Module] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write an update as a PEFT LoRA folder: `adapter_config.json` and `adapter_model.safetensors`.
+
+    `peft.PeftModel.from_pretrained(module, path)` loads it onto the bare timm or transformers model. The scaling of
+    every layer is 1; ranks differ by layer where they must. A rank above min(out, in) is brought down exactly.
+
+    Args:
+        layers: such as `hamcl.ham.final(groups)`.
+        backbone: adapted or not; only its names and shapes are used.
+        modules: name inside the bare model -> whole module to replace there, such as a classifier.
+        metadata: strings for the header of the weights file.
+
+    Raises:
+        UsageError: a layer is not in the backbone or of another shape.
+        ValueError: there is no layer, or one is not finite.
+    """
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, factors in check_finite(layers).items():
+        shape = _weight(backbone.module, name).shape
+        if factors.shape != (shape[0], shape[1:].numel()):
+            raise UsageError(
+                f"layer {name!r} cannot be exported: its update is {factors.shape}, but its weight {tuple(shape)}"
+            )
+        plain = _full(factors)
+        ranks[name] = plain.rank
+        kernel = [1] * (len(shape) - 2)
+        tensors[f"{name}.lora_A.weight"] = plain.A.reshape(-1, *shape[1:])
+        tensors[f"{name}.lora_B.weight"] = plain.B.reshape(shape[0], -1, *kernel)
+    for name, module in (modules or {}).items():
+        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+
+    usual = max(ranks.values(), key=list(ranks.values()).count)
+    unusual = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != usual}
+    hub, _, model_id = backbone.spec.partition("/")
+    config = LoraConfig(
+        r=usual,
+        lora_alpha=usual,
+        rank_pattern=dict(unusual),
+        alpha_pattern=dict(unusual),
+        target_modules=_targets(backbone.module, list(ranks)),
+        modules_to_save=sorted(modules) if modules else None,
+        base_model_name_or_path={"hf": model_id, "timm": backbone.spec}.get(hub),
+        auto_mapping={
+            "base_model_class": type(backbone.module).__name__,
+            "parent_library": type(backbone.module).__module__,
+        },
+        inference_mode=True,
+    )
+    Path(path).mkdir(parents=True, exist_ok=True)
+    config.save_pretrained(str(path))
+    _save(
+        Path(path) / "adapter_model.safetensors",
+        {f"base_model.model.{name}": tensor for name, tensor in tensors.items()},
+        metadata or {},
+    )
+
+
+def save_merged(path: str | Path, backbone: Backbone) -> None:
+    """Write a plain backbone, such as a folded one, so that `load_backbone(path)` and its own library load it.
+
+    transformers models are written by `save_pretrained` with their tokenizer or image settings, timm models in the
+    layout of timm's hub; anything else as `model.safetensors` with a `config.json` that describes it.
+
+    Raises:
+        UsageError: the backbone holds adapted layers.
+    """
+    if any(isinstance(module, HamLayer) for module in backbone.modules()):
+        raise UsageError("an adapted backbone has no merged weights to save: give AdaptedBackbone.folded()")
+    out = Path(path)
+    out.mkdir(parents=True, exist_ok=True)
+    module, preprocess = backbone.module, backbone.preprocess
+    match type(module).__module__.partition(".")[0]:
+        case "transformers":
+            module.save_pretrained(out)  # type: ignore[operator]
+            if isinstance(preprocess, TextPreprocess):
+                preprocess.tokenizer.save_pretrained(out)
+            elif isinstance(preprocess, ImagePreprocess):
+                _write(out / "preprocessor_config.json", _image_settings(preprocess))
+        case "timm":
+            from timm.models import save_for_hf
+
+            save_for_hf(module, str(out), safe_serialization=True, data_config=_timm_settings(preprocess))
+        case _:
+            _save(out / "model.safetensors", module.state_dict(), {})
+            config = {
+                "spec": backbone.spec,
+                "class": f"{type(module).__module__}.{type(module).__qualname__}",
+                "width": backbone.width,
+                "preprocess": preprocess.describe(),
+            }
+            _write(out / "config.json", config)
+
+
+def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
+    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
+
+    `logits = phi(features) @ weight.T + bias`, where phi is the identity, or relu(features @ projection) if there is
+    a projection. `classes.json` is the list of class names, row by row.
+
+    Args:
+        normalize: features must be scaled to length 1 first; the header of the weights file says so.
+
+    Raises:
+        UsageError: there is not one row per class.
+    """
+    if len(head.weight) != len(classes):
+        raise UsageError(f"a head of {len(head.weight)} rows cannot be exported for {len(classes)} classes")
+    tensors = {"weight": head.weight, "bias": head.bias}
+    if head.projection is not None:
+        tensors["projection"] = head.projection
+    out = Path(path)
+    out.mkdir(parents=True, exist_ok=True)
+    _save(
+        out / "head.safetensors",
+        {name: tensor.to(torch.float32) for name, tensor in tensors.items()},
+        {"normalize": json.dumps(normalize)},
+    )
+    _write(out / "classes.json", list(classes))
+
+
+def _full(factors: Factors) -> Factors:
+    """The same update in float32 at no more than full rank."""
+    limit = min(factors.shape)
+    plain = compress(factors, limit)[0] if factors.rank > limit else factors
+    return plain.to(torch.float32)
+
+
+def _weight(module: nn.Module, name: str) -> Tensor:
+    try:
+        layer = module.get_submodule(name)
+    except AttributeError as error:
+        raise UsageError(f"layer {name!r} cannot be exported: the backbone has no such layer") from error
+    base = layer.base_layer if isinstance(layer, HamLayer) else layer
+    if not isinstance(base, nn.Linear | nn.Conv2d):
+        raise UsageError(f"layer {name!r} cannot be exported: it is a {type(base).__name__}")
+    return base.weight
+
+
+def _targets(module: nn.Module, names: list[str]) -> list[str] | str:
+    """The names as a list, which every library reads, unless PEFT would take one for the ending of another layer."""
+    endings = tuple("." + name for name in names)
+    if any(name.endswith(endings) and name not in names for name, _ in module.named_modules()):
+        return "|".join(re.escape(name) for name in names)
+    return names
+
+
+def _image_settings(preprocess: ImagePreprocess) -> dict[str, Any]:
+    """The settings in the form of transformers' image processors."""
+    size = {"height": preprocess.size, "width": preprocess.size}
+    return {
+        "do_resize": True,
+        "size": size,
+        "crop_size": size,
+        "crop_pct": preprocess.crop_pct,
+        "resample": {"bilinear": 2, "bicubic": 3}[preprocess.interpolation],
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": list(preprocess.mean),
+        "image_std": list(preprocess.std),
+    }
+
+
+def _timm_settings(preprocess: object) -> dict[str, Any]:
+    """The settings in the form of timm's configurations."""
+    if not isinstance(preprocess, ImagePreprocess):
+        return {}
+    return {
+        "input_size": (3, preprocess.size, preprocess.size),
+        "mean": preprocess.mean,
+        "std": preprocess.std,
+        "interpolation": preprocess.interpolation,
+        "crop_pct": preprocess.crop_pct,
+    }
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={**metadata, "format": "pt"})
+
+
+def _write(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
