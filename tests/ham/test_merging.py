@@ -215,6 +215,12 @@ def test_half_precision_comes_back_as_it_went_in(make, rule, dtype):
         assert (f.to(torch.float64).delta() - wanted).norm() / wanted.norm() < 4 * torch.finfo(dtype).eps
 
 
+def test_half_precision_does_not_overflow_on_the_way():
+    part = {"fc": Factors(torch.full((1, 4), 0.01).half(), torch.full((5, 1), 200.0).half())}
+    merged = merge_layers([part], rule="svd", weights=[1000.0], rank=1).layers["fc"]
+    assert torch.allclose(merged.to(torch.float64).delta(), 1000 * part["fc"].to(torch.float64).delta(), rtol=4e-3)
+
+
 @pytest.mark.parametrize("rule", sorted(RULES))
 def test_results_share_no_memory_and_no_graph_with_the_parts(make, rule):
     part = make(0, dtype=torch.float64)
