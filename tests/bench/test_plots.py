@@ -49,9 +49,10 @@ def test_cells_carry_numbers_up_to_twenty_tasks(tmp_path):
 
 def test_comparison_shows_every_method(tmp_path):
     curve, late = np.linspace(1, 0.5, 6), np.array([np.nan] * 5 + [0.9])
-    plot_comparison(tmp_path / "c.png", {"ham": [curve, curve - 0.1], "seq": [curve / 2], "joint": [late]}, "numbers")
+    curves = {"ham": [curve, curve - 0.1], "seq": [curve / 2], "joint": [late]}
+    plot_comparison(tmp_path / "c.png", {"numbers": curves, "letters": curves})
     size, found = colours(tmp_path / "c.png")
-    assert size == (round(7.2 * DPI), round(4.4 * DPI))
+    assert size == (round(14.4 * DPI), round(4.4 * DPI))
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= found
 
 

@@ -57,28 +57,35 @@ def plot_curve(path: Path, result: Result) -> None:
     _save(figure, path)
 
 
-def plot_comparison(path: Path, curves: Mapping[str, Sequence[Floats]], title: str) -> None:
+def plot_comparison(path: Path, panels: Mapping[str, Mapping[str, Sequence[Floats]]]) -> None:
     """Draw the average accuracy over steps of several methods, mean and standard deviation over their runs.
 
     Args:
-        curves: label -> one array of fractions per run, all of one length; a method known only at the end (NaN
-            before) is a dashed line across.
+        panels: title -> label -> one array of fractions per run, all of one length; a method known only at the end
+            (NaN before) is a dashed line across.
     """
-    figure, axes = _figure(7.2, 4.4)
-    tasks = max(len(run) for runs in curves.values() for run in runs)
-    for i, (label, runs) in enumerate(curves.items()):
-        colour, values = COLOURS[i % len(COLOURS)], 100 * np.array(runs)
-        steps, mean, std = np.arange(1, values.shape[1] + 1), values.mean(0), values.std(0, ddof=int(len(runs) > 1))
-        if np.isnan(mean[:-1]).all():
-            axes.axhline(mean[-1], color=colour, ls="--", lw=1.4, label=f"{label}, {mean[-1]:.1f} % at the end")
-            continue
-        axes.plot(steps, mean, "-o", ms=3.5, color=colour, label=f"{label}, {mean[-1]:.1f} % at the end")
-        if len(runs) > 1:
-            axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
-    _accuracy_axes(axes, tasks)
-    axes.set_title(title, fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    figure = Figure(figsize=(7.2 * len(panels), 4.4), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for i, (label, runs) in enumerate(curves.items()):
+            _band(axes, 100 * np.array(runs), label, COLOURS[i % len(COLOURS)])
+        _accuracy_axes(axes, max(len(run) for runs in curves.values() for run in runs))
+        axes.set_title(title, fontsize=10)
+        axes.legend(frameon=False, fontsize=8, loc="best")
     _save(figure, path)
+
+
+def _band(axes: Axes, values: Floats, label: str, colour: str) -> None:
+    """One line with its band; `values` has shape (runs, steps), in percent."""
+    mean, label = values.mean(0), f"{label}, {values[:, -1].mean():.1f} % at the end"
+    if np.isnan(mean[:-1]).all():
+        axes.axhline(mean[-1], color=colour, ls="--", lw=1.4, label=label)
+        return
+    steps = np.arange(1, len(mean) + 1)
+    axes.plot(steps, mean, "-o", ms=3.5, color=colour, label=label)
+    if len(values) > 1:
+        std = values.std(0, ddof=1)
+        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

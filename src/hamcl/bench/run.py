@@ -68,7 +68,7 @@ def run(
         on_task: told of the record after every task.
 
     Raises:
-        UsageError: `out` holds a run and neither `resume` nor `overwrite` is set, or what is to be resumed was
+        UsageError: the backbone reads another kind of input, `out` holds a run and neither `resume` nor `overwrite` is set, or what is to be resumed was
             started with other options, another stream or other versions.
         DataError: a task has no test samples, or the files of the run to be resumed are damaged.
         TrainingError: a task could not be learned; the tasks before it are recorded.
@@ -78,6 +78,11 @@ def run(
     for task in stream:
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples; give the data a test split")
+        if task.modality != method.backbone.modality:
+            raise UsageError(
+                f"stream {stream.name!r} holds {task.modality} samples, but backbone {method.backbone.spec!r} reads "
+                f"{method.backbone.modality}; choose a backbone of the same kind"
+            )
     result = Result(
         method=options.method,
         stream=StreamRecord.of(stream, options.stream),
