@@ -25,3 +25,5 @@ def test_check_names_task_and_layer(make):
     layers["head"].A[0, 0] = float("nan")
     with pytest.raises(ValueError, match=r"task 'birds' is not finite in layer 'head'"):
         Adapter("birds", layers).check()
+    with pytest.raises(ValueError, match=r"task 'birds' has the importance nan"):
+        Adapter("birds", make(0), float("nan")).check()

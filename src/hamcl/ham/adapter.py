@@ -1,5 +1,6 @@
 """The adapter of one task on plain tensors: low-rank factors per layer and one importance."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -62,7 +63,7 @@ class Adapter:
     importance: float = 1.0
 
     def check(self) -> None:
-        """Raise ValueError naming the task and the layer that holds a NaN or an infinity."""
+        """Raise ValueError naming the task and the layer (or importance) that is not finite."""
         check_finite(self)
 
 
@@ -86,6 +87,8 @@ def check_finite(update: Layers | Adapter) -> Layers:
     layers = update.layers if isinstance(update, Adapter) else update
     if not layers:
         raise ValueError(f"{_owner(update)} updates no layer")
+    if isinstance(update, Adapter) and not math.isfinite(update.importance):
+        raise ValueError(f"{_owner(update)} has the importance {update.importance}, which is not finite")
     for layer, factors in layers.items():
         if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):
             raise ValueError(f"{_owner(update)} is not finite in layer {layer!r}")
