@@ -72,19 +72,21 @@ class Columns:
             parents = self._named(self.superclass, values[self.superclass], where)
             superclasses = {y: s for y, s in zip(labels, parents, strict=True) if y is not None and s is not None}
         known = self.names.get(self.label)
-        order = known or [str(v) for v in sorted({v for v in values[self.label] if v not in (None, "")})]
+        found = {value for value in values[self.label] if value not in (None, "")}
+        order = known or [str(value) for value in sorted(found, key=lambda value: (isinstance(value, str), value))]
         return Rows(inputs, labels, where, list(order), superclasses)
 
     def _named(self, column: str, values: Sequence[Any], where: Callable[[int], str]) -> list[str | None]:
         names = self.names.get(column)
         for i, value in enumerate(values):
-            if not isinstance(value, str | int | None):
-                raise DataError(f"{where(i)}: {column} is {value!r}; a label must be a text or an integer")
-            if names is not None and isinstance(value, int) and value >= len(names):
+            if not isinstance(value, int | None if names else str | int | None):
+                kind = "an integer" if names else "a text or an integer"
+                raise DataError(f"{where(i)}: {column} is {value!r}; a label must be {kind}")
+            if names and isinstance(value, int) and value >= len(names):
                 raise DataError(f"{where(i)}: {column} is {value}, but only {len(names)} classes have names; fix it")
-        if names is None:
-            return [None if value in (None, "") else str(value) for value in values]
-        return [None if value is None or value < 0 else names[value] for value in values]
+        if names:
+            return [None if value is None or value < 0 else names[value] for value in values]
+        return [None if value in (None, "") else str(value) for value in values]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hamcl.errors import DataError
 from hamcl.streams.lazy import Lazy, image_files
-from hamcl.streams.source import Request, Source, test_split
+from hamcl.streams.source import Request, Source, test_split, title
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 
@@ -24,12 +24,12 @@ def read(path: Path) -> Source:
     if "train" in splits and _folders(splits["train"]):  # else "train" is a class, beside "bus" and "ship"
         held_out = test_split(splits)
         return Source.build(
-            path.name,
+            title(path),
             labelled(splits["train"]),
             labelled(splits[held_out]) if held_out else ((), ()),
             augmentation="photo",
         )
-    return Source.build(path.name, labelled(path), augmentation="photo")
+    return Source.build(title(path), labelled(path), augmentation="photo")
 
 
 def labelled(path: Path) -> tuple[Lazy, list[str]]:

@@ -20,9 +20,9 @@ def load(request: Request) -> Source:
     Raises:
         DataError: it cannot be loaded (no network, unknown ID), or has no training split or no label column.
     """
+    identifier, _, config = request.needed("an ID").partition(":")
     import datasets
 
-    identifier, _, config = request.needed("an ID").partition(":")
     try:
         splits = datasets.load_dataset(identifier, config or None)
     except Exception as error:  # network, cache and builder errors share no base class

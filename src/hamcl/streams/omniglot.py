@@ -66,7 +66,8 @@ def _files(path: Path, name: str) -> Iterator[tuple[str, bytes]]:
                     if entry.endswith(".png"):
                         yield entry, zipped.read(entry)
     except (OSError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path / name} cannot be read ({error}); get the official file again") from error
+        place = folder if folder.is_dir() else archive
+        raise DataError(f"{place} cannot be read ({error}); get the official file again") from error
 
 
 def _images(rows: list[tuple[str, str, bytes]]) -> tuple[Lazy, list[str]]:

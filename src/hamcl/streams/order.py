@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 
@@ -78,7 +78,7 @@ def _sizes(
         sizes = [classes_per_task] * tasks
     elif classes_per_task is not None:
         whole, rest = divmod(n, classes_per_task)
-        sizes = [classes_per_task] * whole + [rest] * (rest > 0)
+        sizes = [classes_per_task] * max(whole, 1) + [rest] * (whole > 0 and rest > 0)
     else:
         whole, rest = divmod(n, tasks or 1)
         sizes = [whole + (i < rest) for i in range(tasks or 1)]
@@ -95,6 +95,7 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
     Raises:
         DataError: the file cannot be read, names an unknown class, or names one twice (in one task).
     """
+    order: Any  # JSON until it has been checked
     try:
         text = path.read_text(encoding="utf-8-sig")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
@@ -116,7 +117,7 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
             )
         if count > 1:
             raise DataError(f"class order file {path} names {name!r} {count} times; name it once")
-    return (groups, []) if nested else ([], groups[0])
+    return (order, []) if nested else ([], order)
 
 
 def check_count(name: str, count: int) -> None:

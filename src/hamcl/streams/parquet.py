@@ -12,7 +12,7 @@ from typing import Any
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.columns import Columns, Rows, assemble
 from hamcl.streams.lazy import Lazy, check_text, decode_image
-from hamcl.streams.source import TEST_SPLITS, Request, Source
+from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 
@@ -29,8 +29,7 @@ def read(path: Path, train_shards: int | None = None) -> Source:
     """
     files = split_files(path, train_shards)
     columns = _columns(files["train"][0])
-    name = path.stem if path.is_file() else path.name
-    return assemble(name, columns.modality, files, lambda split: _read(files[split], columns), sharded=True)
+    return assemble(title(path), columns.modality, files, lambda split: _read(files[split], columns), path.is_dir())
 
 
 def split_files(path: Path, train_shards: int | None = None) -> dict[str, list[Path]]:
@@ -39,33 +38,38 @@ def split_files(path: Path, train_shards: int | None = None) -> dict[str, list[P
     Files that name no split are the training split if no file names one, else they are left alone.
 
     Raises:
-        DataError: there is none, or numbered files are missing.
+        DataError: there is none, or numbered files are missing or there twice.
         UsageError: `train_shards` is not between 1 and the number of training files.
     """
-    found = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    splits: dict[str, list[Path]] = {}
-    totals: dict[str, int] = {}
-    for file in found:
+    if path.is_file():
+        return {"train": [path]}
+    files = sorted(path.rglob("*.parquet"))
+    found: dict[str, list[Path]] = {}
+    for file in files:
         if match := SHARD.fullmatch(file.name):
-            splits.setdefault(match[1], []).append(file)
-            totals[match[1]] = int(match[3] or 1)
-    if not splits or path.is_file():
-        splits, totals = {"train": found}, {}
-    if not splits.get("train"):
+            found.setdefault(match[1], []).append(file)
+    found = found or {"train": files}
+    if not found.get("train"):
         raise DataError(f"{path} holds no parquet file of a training split; name it train-00000-of-00001.parquet")
-    total = totals.get("train", len(splits["train"]))
-    if train_shards is not None:
-        if not 1 <= train_shards <= total:
-            raise UsageError(f"train_shards must lie between 1 and {total} for {path}, got {train_shards}")
-        splits["train"] = splits["train"][:train_shards]
-        totals["train"] = train_shards
-    for split, files in splits.items():
-        if len(files) < totals.get(split, 0):
-            raise DataError(
-                f"{path} holds {len(files)} of the {totals[split]} files of the split {split!r}; "
-                "add the missing ones or say train_shards=K"
-            )
-    return splits
+    return {split: _complete(files, train_shards if split == "train" else None) for split, files in found.items()}
+
+
+def _complete(files: list[Path], first: int | None) -> list[Path]:
+    """Return the `first` (or all) files of one split, in order, none missing and none there twice."""
+    matches = [SHARD.fullmatch(file.name) for file in files]
+    numbers = [int(match[2]) if match and match[2] else i for i, match in enumerate(matches)]
+    total = max([len(files) if match is None or not match[3] else int(match[3]) for match in matches])
+    if first is not None and not 1 <= first <= total:
+        raise UsageError(f"train_shards must lie between 1 and {total}, got {first}")
+    if len(set(numbers)) < len(numbers):
+        raise DataError(f"{listed([str(file) for file in files])}: a file is there twice; name the folder of one copy")
+    by_number = dict(zip(numbers, files, strict=True))
+    if missing := [i for i in range(first or total) if i not in by_number]:
+        raise DataError(
+            f"{files[0].parent} lacks the files {listed([str(i) for i in missing])} of the {total} that the name "
+            f"{files[0].name} counts from 0; add them, or read the first K only by train_shards=K"
+        )
+    return [by_number[i] for i in range(first or total)]
 
 
 def _columns(file: Path) -> Columns:

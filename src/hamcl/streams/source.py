@@ -117,6 +117,11 @@ def test_split(splits: Iterable[str]) -> str | None:
     return next((name for name in TEST_SPLITS if name in set(splits)), None)
 
 
+def title(path: Path) -> str:
+    """Return the name of a source that was read from a file or folder."""
+    return path.stem if path.is_file() else path.resolve().name
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return the end of an error message: the close matches of `word`, or all choices if they are few."""
     choices = list(choices)

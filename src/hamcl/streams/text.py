@@ -9,7 +9,7 @@ from typing import Any
 from hamcl.errors import DataError
 from hamcl.streams.columns import Columns, Rows, assemble
 from hamcl.streams.lazy import Lazy, check_text
-from hamcl.streams.source import TEST_SPLITS, Request, Source, listed
+from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLITS = ("train", *TEST_SPLITS)
@@ -45,7 +45,7 @@ def load(request: Request) -> Source:
         texts = [row.get(columns.inputs) for _, row in tables[split]]
         return columns.rows(Lazy(texts, check_text, where), values, where)
 
-    return assemble(path.stem, "text", tables, read)
+    return assemble(title(path), "text", tables, read)
 
 
 def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
