@@ -64,12 +64,16 @@ def explained(spec: str, folder: Path | None = None) -> Iterator[None]:
     except HamError:
         raise
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, SafetensorError):
-            raise DataError(f"the weights of backbone {spec!r} are damaged: {reason}") from error
+            raise DataError(f"the weights of backbone {spec!r} are damaged: {reason(error)}") from error
         if folder is None and (isinstance(error, OSError) or type(error).__module__.startswith("httpx")):
             raise UsageError(
                 f"backbone {spec!r} is not on this machine and could not be fetched: check its name, your access to "
                 "it and the connection, or give a local folder"
             ) from error
-        raise UsageError(f"backbone {spec!r} cannot be loaded: {reason}") from error
+        raise UsageError(f"backbone {spec!r} cannot be loaded: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, the rest being of use only to those who read tracebacks."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -62,7 +62,7 @@ def load_timm(spec: str, source: str | Path, pretrained: bool, image_size: int |
     folder = source if isinstance(source, Path) else None
     name = f"local-dir:{folder}" if folder else str(source)
     architecture = name.partition(".")[0]
-    if not folder and not timm.is_model(architecture):
+    if ":" not in name and not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
         raise UsageError(f"unknown timm model {name!r}" + (f", did you mean {', '.join(near)}?" if near else ""))
     with explained(spec, folder):

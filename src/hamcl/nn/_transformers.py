@@ -143,7 +143,9 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
 
 def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int | None) -> Loaded:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    limit = min(tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", None) or 2**31)
+    # Models without a table of positions give none, or a number below 1.
+    positions = getattr(model.config, "max_position_embeddings", None) or 0
+    limit = min(tokenizer.model_max_length, positions if positions > 0 else 2**31)
     if max_length is not None and max_length > limit:
         raise UsageError(f"max_length must be at most {limit} for backbone {spec!r}, got {max_length}")
     if hasattr(model, "pooler"):

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hamcl.errors import UsageError
-from hamcl.nn._loading import Features, Loaded
+from hamcl.errors import HamError, UsageError
+from hamcl.nn._loading import Features, Loaded, reason
 from hamcl.nn.preprocess import Preprocess
 from hamcl.nn.targets import default_targets
 from hamcl.rng import scoped
@@ -46,8 +46,14 @@ class Backbone(nn.Module):
         # Not in inference mode: tables that a network makes on its first run must be usable in training.
         with torch.no_grad():
             output: list[Tensor] = []
-            self._targets = default_targets(module, lambda: output.append(self(preprocess.example())))
-        self.width: int = output[0].shape[1]
+            self._targets = default_targets(module, lambda count: output.append(self(preprocess.example(count))))
+        alone, together = output
+        if not torch.allclose(alone.expand_as(together), together, rtol=0.0, atol=1e-4 * alone.abs().max().item()):
+            raise UsageError(
+                f"backbone {spec!r} has no features to learn from: what it says of a sample depends on chance, or on "
+                "the rest of the batch"
+            )
+        self.width: int = alone.shape[1]
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -115,11 +121,11 @@ def load_backbone(
             )
         try:
             return Backbone(spec, *loaded)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if image_size is None:
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(f"backbone {spec!r} cannot take images of {image_size} pixels: {reason}") from error
+        except HamError:
+            raise
+        except Exception as error:  # whatever the network raises on an input it cannot take
+            given = f" on images of {image_size} pixels" if image_size else ""
+            raise UsageError(f"backbone {spec!r} does not run{given}: {reason(error)}") from error
 
 
 def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int | None) -> Loaded:

@@ -40,8 +40,8 @@ class Preprocess(ABC):
         """The size of an item that decides its cost, for batches of similar items."""
 
     @abstractmethod
-    def example(self) -> dict[str, Tensor]:
-        """A batch of two, to try the backbone with."""
+    def example(self, count: int) -> dict[str, Tensor]:
+        """A batch of that many equal samples, to try the backbone with."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -93,8 +93,9 @@ class ImagePreprocess(Preprocess):
     def length(self, item: Tensor) -> int:
         return item.shape[-1] * item.shape[-2]
 
-    def example(self) -> dict[str, Tensor]:
-        return self.collate([torch.zeros(3, self.size, self.size)] * 2)
+    def example(self, count: int) -> dict[str, Tensor]:
+        noise = torch.rand(3, self.size, self.size, generator=torch.Generator().manual_seed(0))
+        return self.collate([noise] * count)
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -219,8 +220,8 @@ class TextPreprocess(Preprocess):
     def length(self, item: Tokens) -> int:
         return item["input_ids"].shape[0]
 
-    def example(self) -> dict[str, Tensor]:
-        return self.collate([self.transform(False, "none")("one example")] * 2)
+    def example(self, count: int) -> dict[str, Tensor]:
+        return self.collate([self.transform(False, "none")("one example")] * count)
 
     def describe(self) -> dict[str, Any]:
         return {"modality": self.modality, "max_length": self.max_length, "vocabulary": len(self.tokenizer)}

@@ -1,12 +1,13 @@
 """Which layers of a backbone are adapted by default: found by watching it run, not from lists of model names."""
 
+from collections import Counter
 from collections.abc import Callable
 from math import prod
 
 from torch import Tensor, nn
 
 
-def default_targets(module: nn.Module, run: Callable[[], object]) -> tuple[str, ...]:
+def default_targets(module: nn.Module, run: Callable[[int], object]) -> tuple[str, ...]:
     """The names of the layers to adapt, in the order of the modules; empty if none fits.
 
     - Networks with linear layers inside their repeated blocks (transformers, ConvNeXt, mixers): those layers (so
@@ -19,7 +20,7 @@ def default_targets(module: nn.Module, run: Callable[[], object]) -> tuple[str, 
     nothing, or something else than meant.
 
     Args:
-        run: runs the module on a batch of at least two samples.
+        run: runs the module on a batch of that many equal samples.
     """
     called = _called(module, run)
     layers = {name: layer for name, layer in module.named_modules() if name in called}
@@ -33,28 +34,30 @@ def default_targets(module: nn.Module, run: Callable[[], object]) -> tuple[str, 
         if isinstance(layer, nn.Conv2d) and layer.groups == 1 and name != called[0]
     }
     pointwise = {name: layer for name, layer in convolutions.items() if _pointwise(layer)}
-    few = 4 * _size(pointwise) < _size(convolutions)
+    few = 4 * _weights(pointwise) < _weights(convolutions)
     return tuple(convolutions if few else pointwise)
 
 
-def _called(module: nn.Module, run: Callable[[], object]) -> list[str]:
-    """Names of the linear and convolution layers that saw a multiple of at least two samples, first call first."""
-    called: dict[str, None] = {}
+def _called(module: nn.Module, run: Callable[[int], object]) -> list[str]:
+    """Names of the linear and convolution layers whose input grows with the batch, first call first."""
+    size: Counter[str] = Counter()
     handles = []
     for name, layer in module.named_modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):
 
-            def note(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                if inputs[0].shape[0] > 1:
-                    called[name] = None
+            def count(_: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                size[name] += inputs[0].numel()
 
-            handles.append(layer.register_forward_pre_hook(note))
+            handles.append(layer.register_forward_pre_hook(count))
     try:
-        run()
+        run(1)
+        one = size.copy()
+        size.clear()
+        run(2)
     finally:
         for handle in handles:
             handle.remove()
-    return list(called)
+    return [name for name in size if size[name] == 2 * one[name]]
 
 
 def _blocks(module: nn.Module) -> tuple[str, ...]:
@@ -72,5 +75,5 @@ def _pointwise(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
 
 
-def _size(layers: dict[str, nn.Conv2d]) -> int:
+def _weights(layers: dict[str, nn.Conv2d]) -> int:
     return sum(prod(layer.weight.shape) for layer in layers.values())
