@@ -123,7 +123,7 @@ def save_merged(path: str | Path, backbone: Backbone) -> None:
 
 
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
-    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
+    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`, in the head's precision) and `classes.json`.
 
     `logits = phi(features) @ weight.T + bias`, where phi is the identity, or relu(features @ projection) if there is
     a projection. `classes.json` is the list of class names, row by row.
@@ -141,11 +141,7 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
         tensors["projection"] = head.projection
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
-    _save(
-        out / "head.safetensors",
-        {name: tensor.to(torch.float32) for name, tensor in tensors.items()},
-        {"normalize": json.dumps(normalize)},
-    )
+    _save(out / "head.safetensors", tensors, {"normalize": json.dumps(normalize)})
     _write(out / "classes.json", list(classes))
 
 

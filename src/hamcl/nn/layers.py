@@ -77,7 +77,11 @@ class Shared:
 
 @dataclass(frozen=True, eq=False)
 class Folded:
-    """A weight with all updates added, and the tensors it was made from, as they were then."""
+    """A weight with all updates added, and the tensors it was made from, as they were then.
+
+    A change of a tensor is seen by PyTorch's own version count, which every in-place operation raises; only writing
+    into `tensor.data` goes past it.
+    """
 
     weight: Tensor
     sources: tuple[Tensor, ...]
