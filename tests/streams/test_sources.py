@@ -2,8 +2,10 @@
 
 import json
 import random
+import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,6 +86,26 @@ def test_icd10():
     stream = load_stream("icd10", tasks=4, classes_per_task=3, class_order="superclass", train_per_class=30)
     assert {len(task.train) for task in stream} == {90}
     assert set(stream.superclasses) == set(stream.classes)
+
+
+def test_icd10_takes_each_text_once_and_only_large_blocks(monkeypatch):
+    leaves = {f"A{i}": f"Text {i}" for i in range(48)} | {f"B{i}": f"TEXT {i}" for i in range(40)}
+    leaves |= {f"C{i}": f"Other {i}" for i in range(39)}
+    monkeypatch.setitem(
+        sys.modules,
+        "simple_icd_10_cm",
+        SimpleNamespace(
+            get_all_codes=lambda with_dots: ["1", "A", "B", "C", *leaves],
+            is_leaf=lambda code: code in leaves,
+            is_block=lambda code: code in ("A", "B", "C"),
+            get_ancestors=lambda code: [code[0], "1"],
+            get_description=lambda code, prioritize_blocks=False: leaves.get(code, f"Name of {code} (x-y)"),
+        ),
+    )
+    source = load_source("icd10")
+    assert source.classes == ("A Name of A",)  # B repeats the texts of A, C has too few
+    assert source.superclasses == {"A Name of A": "1 Name of 1"}
+    assert (len(source.train), len(source.test)) == (36, 12)
 
 
 # --- folders ----------------------------------------------------------------------------------------------------
