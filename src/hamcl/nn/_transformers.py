@@ -143,6 +143,9 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
 
 def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int | None) -> Loaded:
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # What transformers makes up where the files are missing: every word is unknown to it.
+        raise UsageError(f"backbone {spec!r} comes without the files of its tokenizer: put them into the same folder")
     # Models without a table of positions give none, or a number below 1.
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     limit = min(tokenizer.model_max_length, positions if positions > 0 else 2**31)
