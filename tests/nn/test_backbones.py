@@ -184,6 +184,9 @@ def test_inputs_are_prepared_as_the_weights_want_them(private: Callable[[str], P
     (folder / "preprocessor_config.json").write_text(json.dumps(processor))
     described = load_backbone(str(folder)).preprocess.describe()
     assert (described["mean"], described["std"], described["size"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6], 32)
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor | {"do_normalize": False}))
+    described = load_backbone(str(folder)).preprocess.describe()
+    assert (described["mean"], described["std"]) == ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
 
 
 def test_unknown_image_settings_are_assumed_with_a_warning(saved: Callable[[str], Path]) -> None:

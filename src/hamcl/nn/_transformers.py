@@ -128,10 +128,11 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
             stacklevel=2,
         )
     size = image_size or _side(settings.get("crop_size") or own_size or settings.get("size") or 224)
+    normalised = settings.get("do_normalize", True)
     preprocess = ImagePreprocess(
         size,
-        tuple(settings.get("image_mean", (0.5, 0.5, 0.5))),
-        tuple(settings.get("image_std", (0.5, 0.5, 0.5))),
+        tuple(settings.get("image_mean", (0.5, 0.5, 0.5))) if normalised else (0.0, 0.0, 0.0),
+        tuple(settings.get("image_std", (0.5, 0.5, 0.5))) if normalised else (1.0, 1.0, 1.0),
         {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3), "bicubic"),
         _crop_pct(settings),
     )
