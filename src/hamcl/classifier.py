@@ -79,10 +79,11 @@ class Classifier(Method):
         with report.timed("features before"):
             follow = index > 0 and self.config.drift_map and self.head.follows_drift
             old = self._statistics(samples, index) if follow else None
+            anchors = self._anchors(samples, old)
         with report.timed("training"):
             self._begin()
             rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
-            done = self._train(rows, task, samples, index, progress)
+            done = self._train(rows, task, samples, index, anchors, progress)
             self.rows.store(torch.tensor(columns), rows)
             report.losses = done.losses
             report.samples_per_second = done.samples / max(done.seconds, 1e-9)
@@ -90,11 +91,8 @@ class Classifier(Method):
             self._end(task, samples, index, report)
         with report.timed("head"):
             if self.head is not self.rows:
-                new = self._statistics(samples, index)
-                if old is not None:
-                    self.head.move(Drift.fit(old, new))
                 labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]
-                self.head.update(new, labels.repeat(self.config.views))
+                self._update_head(old, self._statistics(samples, index), labels.repeat(self.config.views))
 
         self.classes = classes
         self.tasks.append(columns)
@@ -104,7 +102,24 @@ class Classifier(Method):
     def _report(self, task: Task) -> TaskReport:
         return TaskReport(task.name, list(task.classes))
 
-    def _train(self, rows: TaskRows, task: Task, samples: Samples, index: int, progress: Progress | None) -> Fit:
+    def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor | None:
+        """The features to stay near, where they are the same in every epoch: texts are not augmented."""
+        if self.config.distill == 0 or self.backbone.modality != "text":
+            return None
+        if old is not None and self.config.head_features != "frozen":
+            return old[: len(samples), -self.backbone.width :]
+        with self.model.without_task():
+            return self._extract(self.model, samples)
+
+    def _train(
+        self,
+        rows: TaskRows,
+        task: Task,
+        samples: Samples,
+        index: int,
+        anchors: Tensor | None,
+        progress: Progress | None,
+    ) -> Fit:
         return fit(
             self.model,
             rows,
@@ -115,8 +130,15 @@ class Classifier(Method):
             task=task.name,
             index=index,
             augmentation=task.augmentation,
+            anchors=anchors,
             progress=progress,
         )
+
+    def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
+        """Carry the statistics along with the features, then add the task's samples."""
+        if old is not None:
+            self.head.move(Drift.fit(old, new))
+        self.head.update(new, labels)
 
     @abstractmethod
     def _begin(self) -> None:

@@ -99,7 +99,7 @@ def autocast(device: torch.device, precision: str) -> Any:
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
-class _Items(Dataset[tuple[Any, int]]):
+class _Items(Dataset[tuple[Any, int, int]]):
     """Samples after the backbone's transform; a transform without randomness runs once per sample."""
 
     def __init__(self, samples: Samples, transform: Callable[[Any], Any], keep: bool) -> None:
@@ -109,14 +109,15 @@ class _Items(Dataset[tuple[Any, int]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, i: int) -> tuple[Any, int]:
+    def __getitem__(self, i: int) -> tuple[Any, int, int]:
         item = self.kept[i] if self.kept is not None else self.transform(self.samples.inputs[i])
-        return item, self.samples.labels[i]
+        return item, self.samples.labels[i], i
 
 
-def _collate(preprocess: Preprocess) -> Callable[[list[tuple[Any, int]]], Batch]:
-    def collate(pairs: list[tuple[Any, int]]) -> Batch:
-        return {**preprocess.collate([item for item, _ in pairs]), "labels": torch.tensor([y for _, y in pairs])}
+def _collate(preprocess: Preprocess) -> Callable[[list[tuple[Any, int, int]]], tuple[Batch, Tensor, Tensor]]:
+    def collate(samples: list[tuple[Any, int, int]]) -> tuple[Batch, Tensor, Tensor]:
+        items, labels, indices = zip(*samples, strict=True)
+        return preprocess.collate(items), torch.tensor(labels), torch.tensor(indices)
 
     return collate
 
@@ -166,6 +167,7 @@ def fit(
     task: str,
     index: int,
     augmentation: Augmentation = "none",
+    anchors: Tensor | None = None,
     progress: Progress | None = None,
 ) -> Fit:
     """Train the current adapter, the importances and the rows of one task.
@@ -176,6 +178,8 @@ def fit(
     Args:
         rows: trained in place; `samples.labels` are its columns.
         index: the task's position in the stream, part of every seed drawn here.
+        anchors: features of the samples without the adapter, shape (n, width), where no augmentation changes them;
+            otherwise they are computed for each batch.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -186,16 +190,16 @@ def fit(
     data = _Items(samples, preprocess.transform(train=True, augmentation=augmentation), keep=text)
     lengths = [preprocess.length(item) for item in data.kept] if text and data.kept is not None else None
     buckets = _Buckets(len(data), config.batch_size, generator(config.seed, index, "shuffle"), lengths)
-    loader = DataLoader(data, batch_sampler=buckets, collate_fn=_collate(preprocess))  # type: ignore[arg-type]
+    loader = DataLoader(data, batch_sampler=buckets, collate_fn=_collate(preprocess))
 
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": model.adapter_parameters(), "lr": config.lr},
         {"params": [p for p in rows.parameters() if p.requires_grad], "lr": config.head_lr},
     ]
     if config.importance_lr > 0:
         # A scalar at the adapter's learning rate barely moves, and decay would pull it to zero instead of to one.
         groups.append({"params": model.importance_parameters(), "lr": config.importance_lr, "weight_decay": 0.0})
-    trained = [p for group in groups for p in group["params"]]  # type: ignore[union-attr]
+    trained = [p for group in groups for p in group["params"]]
     optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=config.weight_decay))
     steps = config.epochs * len(buckets)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda s: _schedule(s, steps, config.warmup))
@@ -207,15 +211,17 @@ def fit(
         with scoped(config.seed, index, "train"):
             for epoch in range(config.epochs):
                 total = 0.0
-                for batch in loader:
-                    batch = _to(batch, device)
-                    labels = batch.pop("labels")
+                for batch, labels, indices in loader:
+                    batch, labels = _to(batch, device), labels.to(device)
                     with autocast(device, config.precision):
                         features = forward(batch).float()
                         loss = F.cross_entropy(rows(features), labels)
                         if config.distill > 0:
-                            with torch.no_grad(), model.without_task():
-                                anchor = model(batch).float()
+                            if anchors is not None:
+                                anchor = anchors[indices].to(device)
+                            else:
+                                with torch.no_grad(), model.without_task():
+                                    anchor = model(batch).float()
                             distance = (features - anchor).square().sum(1) / anchor.square().sum(1).clamp_min(1e-12)
                             loss = loss + config.distill * distance.mean()
                     value = loss.item()

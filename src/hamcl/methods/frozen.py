@@ -48,10 +48,18 @@ class Frozen(Classifier):
         super().__init__(backbone, config, _Bare(backbone))
         self.seen: dict[int, tuple[Samples, Tensor]] = {}
 
-    def _train(self, rows: TaskRows, task: Task, samples: Samples, index: int, progress: Progress | None) -> Fit:
+    def _train(
+        self,
+        rows: TaskRows,
+        task: Task,
+        samples: Samples,
+        index: int,
+        anchors: Tensor | None,
+        progress: Progress | None,
+    ) -> Fit:
         if self.head is not self.rows:
             return Fit()
-        return super()._train(rows, task, samples, index, progress)
+        return super()._train(rows, task, samples, index, anchors, progress)
 
     def _begin(self) -> None:
         """Nothing is adapted."""

@@ -212,7 +212,7 @@ class Ridge(Head):
     follow a drift of the features: `move` does nothing.
     """
 
-    PENALTIES = tuple(10.0**k for k in range(-6, 4))
+    PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1)
 
     def __init__(self, width: int, projection: int = 2048, seed: int = 0) -> None:
         super().__init__(width)
@@ -244,8 +244,8 @@ class Ridge(Head):
     def _weights(self, penalty: float) -> Tensor:
         """Solve for the weights, shape (projection, classes); the penalty is relative to the Gram's mean diagonal."""
         penalised = self.gram.clone()
-        penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-300))
-        return torch.linalg.solve(penalised, self.targets)
+        penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(torch.finfo(self.gram.dtype).tiny))
+        return torch.cholesky_solve(self.targets, torch.linalg.cholesky(penalised))
 
     def _solve(self) -> Linear:
         weight = self._weights(self.penalty.item()).T
