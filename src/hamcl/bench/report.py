@@ -13,11 +13,11 @@ from hamcl.bench.plots import plot_comparison
 from hamcl.bench.records import RESULT, Result
 from hamcl.errors import UsageError
 
-COLUMNS = ("method", "runs", "average accuracy", "over samples", "incremental", "forgetting", "time", "stored")
+COLUMNS = ("method", "runs", "average accuracy", "over samples", "over steps", "forgetting", "seconds", "stored")
 LEGEND = (
     "Accuracies and forgetting in percent, mean ± sample standard deviation over seeds. Average accuracy: mean over "
-    "the tasks after the last one. Over samples: fraction of all test samples. Incremental: mean over the steps of the "
-    "average accuracy. Time: training and evaluation. Stored: numbers kept besides the backbone."
+    "the tasks after the last one. Over samples: fraction of all test samples. Over steps: mean over the steps of "
+    "the average accuracy. Seconds: training and evaluation. Stored: numbers kept besides the backbone."
 )
 
 
@@ -41,8 +41,8 @@ class Row:
             self.metric("sample_accuracy"),
             self.metric("average_incremental_accuracy"),
             self.metric("forgetting"),
-            f"{spread(seconds)} s",
-            f"{np.mean([run.steps[-1].parameters['stored'] for run in self.runs]):,.0f}",
+            spread(seconds),
+            f"{np.mean([run.steps[-1].parameters['stored'] for run in self.runs]) / 1e6:.2f} M",
         ]
 
 
@@ -55,9 +55,9 @@ class Setting:
 
     def table(self) -> Table:
         """For the terminal."""
-        table = Table(title=self.title, title_justify="left", title_style="bold")
+        table = Table(title=self.title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         for column in COLUMNS:
-            table.add_column(column, justify="left" if column == "method" else "right", no_wrap=column != "method")
+            table.add_column(column, justify="left" if column == "method" else "right", overflow="fold")
         for row in self.rows:
             table.add_row(*row.cells())
         return table

@@ -68,8 +68,8 @@ def run(
         on_task: told of the record after every task.
 
     Raises:
-        UsageError: the backbone reads another kind of input, `out` holds a run and neither `resume` nor `overwrite` is set, or what is to be resumed was
-            started with other options, another stream or other versions.
+        UsageError: the backbone reads another kind of input, `out` holds a run and neither `resume` nor `overwrite`
+            is set, or what is to be resumed was started with other options, another stream or other versions.
         DataError: a task has no test samples, or the files of the run to be resumed are damaged.
         TrainingError: a task could not be learned; the tasks before it are recorded.
         KeyboardInterrupt: passed on once the record says "interrupted".

@@ -1,0 +1,122 @@
+"""The demonstration: two real streams, four methods each, a few minutes on two cores, no network."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hamcl.bench.records import Result
+from hamcl.bench.report import Setting, compare, report_plot
+from hamcl.bench.run import RunOptions, check_folder, run
+from hamcl.bench.state import load_state
+from hamcl.config import HAMConfig
+from hamcl.learner import HAM
+from hamcl.nn.backbones import load_backbone
+from hamcl.registry import load_method
+from hamcl.streams import Stream, load_stream
+from hamcl.training import Progress
+
+COMPARISON, MODEL = "comparison.png", "model"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One stream of the demonstration and how it is learned.
+
+    Attributes:
+        options: of `load_stream`.
+        backbone_options: of `load_backbone`.
+        config: options of every method.
+    """
+
+    stream: str
+    backbone: str
+    options: dict[str, Any] = field(default_factory=dict)
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much the demonstration does."""
+
+    digits: Part = Part(
+        "digits",
+        "efficientnet-lite0",
+        {"tasks": 5, "train_per_class": 60, "test_per_class": 40},
+        {"image_size": 64},
+        {"epochs": 3},
+    )
+    icd10: Part = Part(
+        "icd10",
+        "minilm",
+        {"tasks": 20, "classes_per_task": 4, "train_per_class": 30, "test_per_class": 10},
+        {"max_length": 32},
+        {"epochs": 3},
+    )
+    methods: Sequence[str] = ("ham", "seq-lora", "frozen", "joint")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        return self.digits, self.icd10
+
+
+def demo(
+    out: Path,
+    *,
+    sizes: Sizes | None = None,
+    command: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    on_start: Callable[[str, int], None] | None = None,
+    progress: Progress | None = None,
+    on_task: Callable[[Result], None] | None = None,
+) -> list[Setting]:
+    """Run every method on every stream, compare them, and export HAM's model.
+
+    Leaves `out/STREAM/METHOD/` (see `run`), `out/STREAM/comparison.png` and `out/STREAM/model/`.
+
+    Args:
+        on_start: told the label and the number of tasks of each run that begins.
+
+    Returns:
+        One setting per stream, its rows in the order of the methods.
+
+    Raises:
+        UsageError, DataError, TrainingError: as `run`; folders are checked before any work is done.
+    """
+    sizes = sizes or Sizes()
+    for part in sizes.parts:
+        for name in sizes.methods:
+            check_folder(out / part.stream / name, resume=resume, overwrite=overwrite)
+    settings = []
+    for part in sizes.parts:
+        stream, results = load_stream(part.stream, **part.options), []
+        for name in sizes.methods:
+            if on_start:
+                on_start(f"{part.stream}: {name}", len(stream))
+            kind, folder = load_method(name), out / part.stream / name
+            backbone = load_backbone(part.backbone, **part.backbone_options)
+            method = kind(backbone, HAMConfig.from_dict({**kind.defaults, **part.config}))
+            options = RunOptions(
+                method=name,
+                stream={"spec": part.stream, **part.options},
+                backbone=part.backbone_options,
+                command=command,
+                resume=resume,
+                overwrite=overwrite,
+            )
+            results.append(run(stream, method, folder, options=options, progress=progress, on_task=on_task))
+            if isinstance(method, HAM):
+                _export(method, stream, folder, out / part.stream / MODEL)
+        compared = compare(results)
+        report_plot(out / part.stream / COMPARISON, compared)
+        settings += compared
+    return settings
+
+
+def _export(method: HAM, stream: Stream, folder: Path, model: Path) -> None:
+    """Export the learner; one whose run was finished before is read from its state."""
+    if not method.classes:
+        method.load_state_dict(load_state(folder, len(stream)))
+    method.export(model)

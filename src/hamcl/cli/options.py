@@ -1,0 +1,94 @@
+"""Command-line options made from the dataclass of settings, so that the two cannot drift apart."""
+
+import dataclasses
+import types
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+import typer
+
+from hamcl.config import HAMConfig, read_options
+
+CONFIG_PANEL = "Method (defaults of ham; a baseline sets some of its own)"
+NONE: Any = object()
+"""What `none` on the command line parses to, told apart from an option that was not given."""
+
+
+def config_parameters() -> list[Parameter]:
+    """One keyword parameter per field of `HAMConfig`; None means that it was not given."""
+    hints = get_type_hints(HAMConfig)
+    return [_parameter(field, hints[field.name]) for field in dataclasses.fields(HAMConfig)]
+
+
+def build_config(
+    given: dict[str, Any], *, file: Path | None = None, preset: str = "default", defaults: dict[str, Any] | None = None
+) -> HAMConfig:
+    """Put the layers of settings together; each overrides the ones before it.
+
+    Args:
+        given: from the command line; entries that are None were not given.
+        file: a YAML or JSON file.
+        preset: the name of a preset.
+        defaults: the method's own, above the preset: they are what makes it this method.
+
+    Raises:
+        UsageError: an option does not exist, or a value is not allowed.
+    """
+    line = {name: None if value is NONE else value for name, value in given.items() if value is not None}
+    return HAMConfig.from_dict({**(defaults or {}), **(read_options(file) if file else {}), **line}, preset=preset)
+
+
+def with_parameters(function: Callable[..., None], parameters: Sequence[Parameter]) -> Callable[..., None]:
+    """Let `function(**values)` be a command with these options after its own."""
+    own = [p for p in Signature.from_callable(function).parameters.values() if p.kind is not Parameter.VAR_KEYWORD]
+    everything = [*own, *parameters]
+
+    def command(**values: Any) -> None:
+        function(**values)
+
+    command.__doc__ = function.__doc__
+    command.__signature__ = Signature(everything)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in everything}
+    return command
+
+
+def integers(text: str) -> list[int]:
+    """Parse "5,5,3".
+
+    Raises:
+        typer.BadParameter: it is something else.
+    """
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 5,5,3") from error
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any) -> Parameter:
+    flag = "--" + field.name.replace("_", "-")
+    settings: dict[str, Any] = {
+        "help": f"{field.metadata['help']} Default: {'none' if field.default is None else str(field.default).lower()}",
+        "rich_help_panel": CONFIG_PANEL,
+    }
+    if hint is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif get_origin(hint) in (Union, types.UnionType):
+        (kind,) = (part for part in get_args(hint) if part is not type(None))
+        hint, settings["metavar"] = object, f"{kind.__name__}|none"
+        settings["parser"] = _or_none(kind)
+    option = typer.Option(flag, **settings)
+    return Parameter(field.name, Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[hint | None, option])
+
+
+def _or_none(kind: type) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        if text.lower() == "none":
+            return NONE
+        try:
+            return kind(text)
+        except ValueError as error:
+            raise typer.BadParameter(f"{text!r} is neither of type {kind.__name__} nor none") from error
+
+    return parse

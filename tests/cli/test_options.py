@@ -1,0 +1,117 @@
+"""Options made from the dataclass: each field is there, typed, and the layers override one another in order."""
+
+import dataclasses
+from inspect import Signature
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hamcl.cli.main import run
+from hamcl.cli.options import build_config, config_parameters, integers, with_parameters
+from hamcl.config import PAPER, HAMConfig
+from hamcl.errors import UsageError
+from hamcl.registry import METHODS
+from hamcl.streams.split import SplitOptions
+
+FIELDS = {field.name: field for field in dataclasses.fields(HAMConfig)}
+
+
+@pytest.fixture
+def parse():
+    """Parse a command line of method options; returns the result of the call and the values it got."""
+    app, seen = typer.Typer(), {}
+
+    def command(*, name: Annotated[str, typer.Option()] = "x", **given):
+        """A command."""
+        seen.update(given)
+
+    app.command()(with_parameters(command, config_parameters()))
+
+    def invoke(*line):
+        seen.clear()
+        return CliRunner().invoke(app, list(line)), dict(seen)
+
+    return invoke
+
+
+def test_every_field_is_an_option_and_nothing_collides_with_it():
+    assert [parameter.name for parameter in config_parameters()] == list(FIELDS)
+    assert not set(Signature.from_callable(run).parameters) & set(FIELDS)
+
+
+def test_every_option_of_a_stream_is_offered():
+    offered = set(Signature.from_callable(run).parameters)
+    assert set(SplitOptions.__annotations__) - {"seed"} <= offered
+    assert {"data_dir", "train_shards", "image_size", "max_length"} <= offered
+
+
+def test_the_help_lists_every_field_with_its_text_and_every_method(monkeypatch):
+    from hamcl.cli.main import app
+
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("TERMINAL_WIDTH", "400")
+    shown = CliRunner().invoke(app, ["run", "--help"]).output
+    for name, field in FIELDS.items():
+        (line,) = [line for line in shown.splitlines() if f"--{name.replace('_', '-')} " in line]
+        assert field.metadata["help"] in line
+    (line,) = [line for line in shown.splitlines() if "--method " in line]
+    assert all(name in line for name in METHODS)
+
+
+def test_values_are_parsed_by_the_type_of_their_field(parse):
+    result, seen = parse("--rank", "4", "--lr", "1e-4", "--no-drift-map", "--compile", "--merge", "ties")
+    assert result.exit_code == 0, result.output
+    given = {name: value for name, value in seen.items() if value is not None}
+    assert given == {"rank": 4, "lr": 1e-4, "drift_map": False, "compile": True, "merge": "ties"}
+    assert build_config(given) == HAMConfig(rank=4, lr=1e-4, drift_map=False, compile=True, merge="ties")
+
+
+def test_none_is_a_value_of_its_own(parse):
+    _, seen = parse("--max-groups", "none", "--targets", "none", "--merge-rank", "8")
+    config = build_config(dict(seen))
+    assert (config.max_groups, config.targets, config.merge_rank) == (None, None, 8)
+    _, seen = parse("--max-groups", "3")
+    assert build_config(dict(seen)).max_groups == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("--rank", "four"), "--rank"),
+        (("--merge", "tie"), "ties"),
+        (("--max-groups", "many"), "neither of type int nor none"),
+        (("--drift-map", "yes"), "yes"),
+        (("--no-such-option", "1"), "--no-such-option"),
+    ],
+)
+def test_values_of_another_type_are_usage_errors(parse, line, words):
+    result, _ = parse(*line)
+    assert result.exit_code == 2 and words in " ".join(result.output.split())
+
+
+def test_each_layer_overrides_the_ones_before_it(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("rank: 2\nhead: ncm\nmax_groups: null\n")
+    assert build_config({}, preset="paper") == HAMConfig(**PAPER)
+    assert build_config({}, preset="paper", defaults={"head": "ridge"}).head == "ridge"
+    config = build_config({"rank": 3, "lr": None}, file=file, preset="paper", defaults={"head": "ridge", "epochs": 7})
+    assert config == HAMConfig(**{**PAPER, "epochs": 7, "rank": 3, "head": "ncm", "max_groups": None})
+
+
+def test_a_file_or_preset_that_does_not_exist_or_holds_unknown_keys_is_refused(tmp_path):
+    file = tmp_path / "c.json"
+    file.write_text('{"rnak": 2}')
+    with pytest.raises(UsageError, match="rank"):
+        build_config({}, file=file)
+    with pytest.raises(UsageError, match="missing"):
+        build_config({}, file=tmp_path / "missing.yaml")
+    with pytest.raises(UsageError, match="papers"):
+        build_config({}, preset="papers")
+
+
+def test_integers():
+    assert integers("5,5,3") == [5, 5, 3]
+    with pytest.raises(typer.BadParameter, match="5,x"):
+        integers("5,x")
