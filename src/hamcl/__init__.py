@@ -1,3 +1,38 @@
 """hamcl: a pre-trained model that keeps learning new tasks with a fixed number of merged adapters."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hamcl.config import HAMConfig
+    from hamcl.learner import HAM
+    from hamcl.nn.backbones import load_backbone
+    from hamcl.streams import load_stream
+    from hamcl.streams.base import Samples, Stream, Task
+
 __version__ = "0.1.0"
+
+__all__ = ["HAM", "HAMConfig", "Samples", "Stream", "Task", "__version__", "load_backbone", "load_stream"]
+
+# Imported when first asked for: PyTorch and the model libraries take seconds, and `ham --help` needs none of them.
+_HOMES = {
+    "HAM": "hamcl.learner",
+    "HAMConfig": "hamcl.config",
+    "Samples": "hamcl.streams.base",
+    "Stream": "hamcl.streams.base",
+    "Task": "hamcl.streams.base",
+    "load_backbone": "hamcl.nn.backbones",
+    "load_stream": "hamcl.streams",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
