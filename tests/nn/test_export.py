@@ -77,21 +77,29 @@ def test_a_name_that_ends_another_is_not_confused(make, tmp_path):
         def __init__(self) -> None:
             super().__init__()
             self.fc = nn.Linear(4, 4)
-            self.inner = nn.ModuleDict({"fc": nn.Linear(4, 4)})
+            self.inner = nn.ModuleDict({"fc": nn.Linear(4, 4), "last": nn.Linear(4, 4)})
 
         def forward(self, x):
-            return self.inner["fc"](self.fc(x))
+            return self.inner["last"](self.inner["fc"](self.fc(x)))
 
     bare = make.backbone("conv")
     bare.module = Nested()
     torch.manual_seed(0)
-    layers = {"fc": Factors(torch.randn(2, 4), torch.randn(4, 2))}
-    export_peft(tmp_path, layers, bare)
-    loaded = stock(bare.module, tmp_path)
-    assert not hasattr(loaded.base_model.model.inner["fc"], "lora_A")
-    x = torch.randn(3, 4)
-    expected = bare.module.inner["fc"](bare.module.fc(x) + x @ layers["fc"].delta().T)
-    close(loaded(x).detach(), expected.detach())
+    all_layers = {
+        name: Factors(torch.randn(rank, 4), torch.randn(4, rank))
+        for name, rank in (("fc", 2), ("inner.fc", 3), ("inner.last", 3))
+    }
+    for names in (["fc"], ["fc", "inner.last"], list(all_layers)):
+        layers = {name: all_layers[name] for name in names}
+        folder = tmp_path / "-".join(names)
+        export_peft(folder, layers, bare)
+        loaded, x = stock(bare.module, folder), torch.randn(3, 4)
+        expected = x
+        for name in all_layers:
+            expected = bare.module.get_submodule(name)(expected) + (
+                expected @ layers[name].delta().T if name in layers else 0.0
+            )
+        close(loaded(x).detach(), expected.detach())
 
 
 def test_whole_modules_and_metadata_go_along(make, tmp_path):

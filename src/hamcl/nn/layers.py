@@ -268,7 +268,7 @@ class HamLayer(nn.Module):
         raise UsageError("an adapted layer cannot be merged in place: use AdaptedBackbone.folded() for a merged copy")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_folded": None}  # a copy's tensors count their versions anew
+        return {**self.__dict__, "_folded": None}  # copies and files need not carry it
 
 
 class HamLinear(HamLayer, LoraLinear):
