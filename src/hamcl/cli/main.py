@@ -21,7 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Continual learning by hierarchical adapter merging.",
 )
-shown, errors = Console(), Console(stderr=True)
+shown = Console(width=None if sys.stdout.isatty() else 120)  # a table piped to a file need not fold
+errors = Console(stderr=True)
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 STREAM, RECORD = "Stream and backbone", "Record"

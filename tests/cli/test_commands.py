@@ -1,0 +1,151 @@
+"""The commands end to end on a random network of a hundred thousand weights: exit codes, sentences and files."""
+
+import json
+from functools import partial
+
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+import hamcl
+from hamcl.bench.records import Result
+from hamcl.cli.live import Live
+from hamcl.cli.main import app
+from hamcl.learner import HAM
+from hamcl.nn import backbones
+from hamcl.training import Step
+
+TINY = "timm/test_efficientnet"
+SMALL = ["--stream", "digits", "--tasks", "2", "--train-per-class", "6", "--test-per-class", "5", "--epochs", "1"]
+RUN = ["run", *SMALL, "--backbone", TINY, "--image-size", "32", "--method", "seq-lora", "--device", "cpu"]
+
+
+@pytest.fixture(autouse=True)
+def random_weights(monkeypatch):
+    """No weights are read or fetched."""
+    monkeypatch.setattr(backbones, "load_backbone", partial(backbones.load_backbone, pretrained=False))
+
+
+def ham(*line):
+    return CliRunner().invoke(app, [str(part) for part in line])
+
+
+def sentence(result):
+    """What stderr says, as one line."""
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    assert "Traceback" not in result.stderr
+    return " ".join(result.stderr.replace("│", " ").split())
+
+
+def test_version():
+    assert ham("--version").output == f"hamcl {hamcl.__version__}\n"
+
+
+def test_a_run_and_its_report(tmp_path):
+    for seed in (0, 1):
+        result = ham(*RUN, "--seed", seed, "--lr", "0.01", "--threads", 1, "--out", tmp_path / f"{seed}")
+        assert result.exit_code == 0, result.stderr
+        assert "seq-lora" in result.stdout and "task 2/2 digits-02, 10 classes" in sentence(result)
+    record = Result.read(tmp_path / "1")
+    assert (record.status, record.method, record.seed, record.config["lr"]) == ("complete", "seq-lora", 1, 0.01)
+    assert record.config["head"] == "linear"  # the method's own default
+    assert record.stream.options["spec"] == "digits" and record.stream.options["seed"] == 1
+    assert record.backbone["options"] == {"image_size": 32} and record.command[0] == "ham"
+    for name in ("matrix.png", "curve.png"):
+        with Image.open(tmp_path / "1" / name) as image:
+            assert image.format == "PNG"
+
+    result = ham("report", tmp_path, "--markdown", tmp_path / "r.md", "--plot", tmp_path / "r.png")
+    assert result.exit_code == 0, result.stderr
+    (row,) = [line for line in (tmp_path / "r.md").read_text().splitlines() if line.startswith("| seq-lora")]
+    assert row.split("|")[2].strip() == "2" and "±" in row and row.split("|")[3].strip() in result.stdout
+    with Image.open(tmp_path / "r.png") as image:
+        assert image.format == "PNG"
+
+
+def test_a_run_is_resumed_or_replaced_only_when_asked(tmp_path, monkeypatch):
+    out = tmp_path / "a"
+    learn = HAM.learn
+
+    def stops(self, task, progress=None):
+        if self.tasks:
+            raise KeyboardInterrupt
+        return learn(self, task, progress)
+
+    line = [*RUN, "--method", "ham", "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(HAM, "learn", stops)
+        result = ham(*line)
+    assert result.exit_code == 130 and "--resume" in sentence(result)
+    assert json.loads((out / "result.json").read_text())["status"] == "interrupted"
+    result = ham("report", out)
+    assert result.exit_code == 2 and "interrupted after 1 of 2 tasks" in sentence(result)
+    result = ham(*line)
+    assert result.exit_code == 2 and "--overwrite" in sentence(result)
+    result = ham(*line, "--resume", "--lr", "0.5")
+    assert result.exit_code == 2 and "config.lr was 0.001 and is now 0.5" in sentence(result)
+    result = ham(*line, "--resume")
+    assert result.exit_code == 0 and "task 1/2" not in sentence(result) and "task 2/2" in sentence(result)
+    whole = ham(*RUN, "--method", "ham", "--out", tmp_path / "b")
+    assert whole.exit_code == 0
+    assert Result.read(out).to_dict()["accuracy"] == Result.read(tmp_path / "b").to_dict()["accuracy"]
+    assert ham(*line, "--overwrite", "--tasks", "1").exit_code == 0
+    assert len(Result.read(out).steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (("--stream", "digit"), "digits"),
+        (("--backbone", "minilmm"), "minilmm"),
+        (("--method", "hamm"), "'ham'"),
+        (("--preset", "papers"), "papers"),
+        (("--tasks", "11"), "10 classes"),
+        (("--rank", "0"), "rank"),
+        (("--image-size", "0"), "image_size"),
+        (("--max-length", "7"), "max_length"),
+        (("--device", "warp"), "warp"),
+        (("--task-sizes", "5;5"), "5;5"),
+        (("--no-such-option",), "--no-such-option"),
+        (("--config", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path, line, words):
+    result = ham(*RUN, "--out", tmp_path / "a", *line)
+    assert result.exit_code == 2 and words in sentence(result)
+    assert not (tmp_path / "a").exists()
+    if "╭" not in result.stderr:
+        assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_wrong_data_is_one_sentence_and_exit_code_1(tmp_path):
+    result = ham(*RUN, "--out", tmp_path / "a", "--stream", f"folder:{tmp_path / 'missing'}")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "missing" in sentence(result)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "result.json").write_text("{")
+    result = ham("report", tmp_path / "a")
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "result.json" in sentence(result)
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = ham(*RUN, "--out", tmp_path / "file" / "a")
+    assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("error: cannot read or write")
+
+
+def test_live_bars_and_lines():
+    def feed(**options):
+        console = Console(record=True, width=140, **options)
+        with Live(console, None) as live:
+            live.start("ham", 2)
+            live.step(Step("t-1", 1, 3, 2, 9, 0.25, 123.4))
+            live.bars.refresh()
+            assert [task.completed for task in live.bars.tasks] == [0, 2]
+            assert live.bars.tasks[1].fields["detail"] == "epoch 1/3  loss 0.250  123 samples/s"
+            live.step(Step("t-2", 2, 3, 5, 7, 0.5, 100.0))
+            assert (live.bars.tasks[1].description, live.bars.tasks[1].total) == ("  t-2", 7)
+        return console.export_text()
+
+    assert "t-2" in feed(force_terminal=True)
+    assert feed(force_terminal=False).strip() == ""
