@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,6 +139,15 @@ class HAMConfig:
         Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML with the floats of JSON: YAML 1.1 takes `1e-3`, without a point, for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def read_options(path: str | Path) -> dict[str, Any]:
     """Read a flat mapping of options from a YAML or JSON file.
 
@@ -145,7 +155,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
         UsageError: the file cannot be read or does not hold a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.load(Path(path).read_text(), _Loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read the options in {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
