@@ -197,8 +197,10 @@ class LDA(_Moments):
 
     def _solve(self) -> Linear:
         covariance = self.scatter / (self.counts.sum() - len(self.counts)).clamp_min(1)
-        scale = covariance.diagonal().mean().clamp_min(torch.finfo(covariance.dtype).tiny)
-        # One sample a class leaves no scatter: the identity then makes this the nearest mean.
+        # One sample a class leaves no scatter, equal ones little but rounding: the identity then makes this the
+        # nearest mean, and the floor keeps the logits finite.
+        floor = 1e-12 * self.means.square().sum() / max(1, self.means.numel())
+        scale = torch.maximum(covariance.diagonal().mean(), floor).clamp_min(1e-300)
         shrunk = (1 - self.shrinkage) * covariance
         shrunk.diagonal().add_(self.shrinkage * scale + 1e-6 * scale)
         weight = torch.linalg.solve(shrunk, self.means.T).T
@@ -209,7 +211,7 @@ class Ridge(Head):
     """Ridge regression on a random projection (RanPAC, arXiv 2307.02251, eqs. 4 to 7).
 
     The penalty is chosen at each update on a held-out fifth of the new samples. Sums over projected samples cannot
-    follow a drift of the features: `move` does nothing.
+    follow a drift of the features: `move` does nothing. A projection of width 0 is none: the features as they are.
     """
 
     PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 1e1)
@@ -217,10 +219,13 @@ class Ridge(Head):
     def __init__(self, width: int, projection: int = 2048, seed: int = 0) -> None:
         super().__init__(width)
         self.seed = seed
-        random = torch.randn(width, projection, generator=generator(seed, "head", "projection"), dtype=torch.float64)
-        self.projection = random / width**0.5
-        self.gram = torch.zeros(projection, projection, dtype=torch.float64)
-        self.targets = torch.zeros(projection, 0, dtype=torch.float64)
+        self.projection: Tensor | None = None
+        if projection:
+            random = generator(seed, "head", "projection")
+            self.projection = torch.randn(width, projection, generator=random, dtype=torch.float64) / width**0.5
+        size = projection or width
+        self.gram = torch.zeros(size, size, dtype=torch.float64)
+        self.targets = torch.zeros(size, 0, dtype=torch.float64)
         self.penalty = torch.tensor(1.0, dtype=torch.float64)
 
     def add_classes(self, count: int) -> None:
@@ -228,7 +233,9 @@ class Ridge(Head):
         self._solved = None
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        x = F.relu(self._check(features) @ self.projection)
+        x = self._check(features)
+        if self.projection is not None:
+            x = F.relu(x @ self.projection)
         y = F.one_hot(labels, self.targets.shape[1]).double()
         order = torch.randperm(len(x), generator=generator(self.seed, "head", "held-out", len(labels)))
         held, fit = order[: len(x) // 5], order[len(x) // 5 :]
@@ -242,7 +249,7 @@ class Ridge(Head):
         self._solved = None
 
     def _weights(self, penalty: float) -> Tensor:
-        """Solve for the weights, shape (projection, classes); the penalty is relative to the Gram's mean diagonal."""
+        """Solve for the weights, shape (projected features, classes); the penalty is relative to the mean diagonal."""
         penalised = self.gram.clone()
         penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(torch.finfo(self.gram.dtype).tiny))
         return torch.cholesky_solve(self.targets, torch.linalg.cholesky(penalised))
