@@ -35,12 +35,14 @@ Backend = Literal["auto", "packed", "dense"]
 TASK = "ham_task"
 """The name of PEFT's one adapter, which holds the task in training."""
 
-# Costs in multiply-adds, fitted to measured steps (benchmarks/step_time.py --layers) on one core: a factor costs more
-# than its share because it moves whole activations, and a convolution's factor more than a matrix's.
-FORMING = 3
-"""Adding one rank to the weight, forward and backward, per entry of the weight."""
-FORMING_STORED = 20
-"""Adding one stored delta to the weight, forward and backward, per entry of the weight."""
+# Costs of training steps on one core, forward and backward, in multiply-adds per entry: fitted to whole steps of a
+# ViT, a convolutional network and a text encoder, with plain PEFT's time as the yardstick.
+PACKED_PASS, PACKED_RANK = 130, 3
+"""A packed update, per row and per input and output feature: what it costs at any rank (it reads and writes whole
+activations several times), and what each rank adds."""
+DENSE_PASS, DENSE_RANK, DENSE_STORED = 100, 3, 20
+"""A dense update, per entry of the weight: what it costs at any rank, and what each rank or each stored delta adds;
+besides, the weight's gradient costs 1 per row."""
 
 
 @dataclass(eq=False)
@@ -115,8 +117,6 @@ class HamLayer(nn.Module):
     group_B: Tensor
     group_slots: Tensor
     group_deltas: Tensor
-    adding: int
-    """Cost of one rank of a packed update, forward and backward, per row and per input and output feature."""
 
     def bind(self, shared: Shared) -> None:
         """Take part in a model; called once, after PEFT has made the layer."""
@@ -176,13 +176,25 @@ class HamLayer(nn.Module):
             y = self._apply_base(x, weight)
         else:
             y = self.base_layer(x)
-            if groups:
-                scale = shared.group_importance[self.group_slots]
-                y = y + self._low_rank(x, self.group_A, self.group_B, scale).to(y.dtype)
-        if task and (drops or weight is None):
-            A, B, scale = self.task_A.flatten(1), self.task_B.flatten(1), shared.importance * shared.scale
-            y = y + self._low_rank(self.lora_dropout[TASK](x), A, B, scale).to(y.dtype)
+            if groups or not drops:
+                y = y + self._low_rank(x, *self._factors(groups, task and not drops)).to(y.dtype)
+        if drops:
+            dropped = self.lora_dropout[TASK](x)
+            y = y + self._low_rank(dropped, *self._factors(False, True)).to(y.dtype)
         return y
+
+    def _factors(self, groups: bool, task: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """A (rank, in), B (out, rank) and the scale (rank,) of all updates asked for, as one."""
+        parts = []
+        if groups:
+            parts.append((self.group_A, self.group_B, self.shared.group_importance[self.group_slots]))
+        if task:
+            scale = (self.shared.importance * self.shared.scale).expand(self.task_A.shape[0])
+            parts.append((self.task_A.flatten(1), self.task_B.flatten(1), scale))
+        if len(parts) == 1:
+            return parts[0]
+        A, B, scales = zip(*parts, strict=True)
+        return torch.cat(A), torch.cat(B, dim=1), torch.cat(scales)
 
     def _weight(self, x: Tensor, groups: bool, task: bool) -> Tensor | None:
         """W0 plus the updates asked for, or None where it is better to add their outputs."""
@@ -218,12 +230,13 @@ class HamLayer(nn.Module):
         if self.shared.backend != "auto":
             return self.shared.backend == "dense"
         out_features, in_features = self.shape
+        rows = self._rows(x)
         group_rank = self.group_slots.numel() if groups else 0
         task_rank = self.task_A.shape[0] if task else 0
-        stored = self.group_deltas.numel() > 0
-        forming = FORMING_STORED * len(self.group_deltas) if stored else FORMING * group_rank
-        dense = in_features * out_features * (self._rows(x) + forming + FORMING * task_rank)
-        packed = self.adding * self._rows(x) * (group_rank + task_rank) * (in_features + out_features)
+        stored = len(self.group_deltas) if groups and self.group_deltas.numel() else 0
+        forming = DENSE_STORED * stored + DENSE_RANK * (task_rank if stored else group_rank + task_rank)
+        dense = in_features * out_features * (rows + DENSE_PASS + forming)
+        packed = rows * (in_features + out_features) * (PACKED_PASS + PACKED_RANK * (group_rank + task_rank))
         return bool(dense < packed)
 
     def _fold(self, groups: bool, task: bool) -> Tensor:
@@ -275,7 +288,6 @@ class HamLinear(HamLayer, LoraLinear):
     """An adapted `nn.Linear`."""
 
     base_layer: nn.Linear
-    adding = 3
 
     def _rows(self, x: Tensor) -> int:
         return x.numel() // x.shape[-1]
@@ -291,7 +303,6 @@ class HamConv2d(HamLayer, LoraConv2d):
     """An adapted `nn.Conv2d` with one group of channels; stride, padding and dilation are those of the base layer."""
 
     base_layer: nn.Conv2d
-    adding = 6
 
     def _rows(self, x: Tensor) -> int:
         return x.numel() // (x.shape[-3] * math.prod(self.base_layer.stride))
