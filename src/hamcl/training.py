@@ -94,7 +94,9 @@ def autocast(device: torch.device, precision: str) -> Any:
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported()
         else:
-            fast = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False)
+            # Older versions of torch do not tell.
+            capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+            fast = device.type == "cpu" and capabilities.get("avx512_bf16", False)
         precision = "bf16" if fast else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
@@ -244,6 +246,13 @@ def fit(
                         rate = report.samples / report.seconds
                         progress(Step(task, epoch + 1, config.epochs, step, steps, value, rate))
                 report.losses.append(total / len(buckets))
+            # No loss shows what the last step did.
+            with torch.no_grad(), autocast(device, config.precision):
+                if not rows(model(batch).float()).isfinite().all():
+                    raise TrainingError(
+                        f"task {task!r} gives features or scores that are not finite after its last batch; lower lr "
+                        f"(now {config.lr}) or look for broken samples"
+                    )
     finally:
         model.eval()
     return report
