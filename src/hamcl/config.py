@@ -63,7 +63,7 @@ class HAMConfig:
     merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
     density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
     prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
-    epochs: int = option(5, "Passes over a task's training samples.")
+    epochs: int = option(3, "Passes over a task's training samples.")
     batch_size: int = option(32, "Training samples per step.")
     eval_batch_size: int = option(128, "Samples per forward pass without gradients.")
     lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
@@ -72,18 +72,18 @@ class HAMConfig:
     weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
     warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
     clip_norm: float = option(1.0, "Largest norm of the gradient; 0 turns clipping off.")
-    distill: float = option(3.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
+    distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     compile: bool = option(False, "Compile the backbone with torch.compile.")
-    head: Literal["linear", "cosine", "ncm", "lda", "ridge"] = option("lda", "Classifier over all seen classes.")
+    head: Literal["linear", "cosine", "ncm", "lda", "ridge"] = option("ridge", "Classifier over all seen classes.")
     head_features: Literal["adapted", "frozen", "both"] = option(
         "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
     )
-    shrinkage: float = option(0.1, "Weight of the scaled identity in the shared covariance of lda.")
-    projection: int = option(2048, "Width of ridge's random projection; 0 turns it off.")
+    shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda.")
+    projection: int = option(4096, "Width of ridge's random projection; 0 turns it off.")
     views: int = option(1, "Passes over the training samples for the statistics; those after the first augmented.")
     drift_map: bool = option(True, "Carry stored statistics along with a linear map of the features' drift.")
     task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")
