@@ -261,7 +261,7 @@ class Ridge(Head):
     def _weights(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
         """Solve for the weights, shape (projected features, classes)."""
         penalised = self.gram.to(dtype, copy=True)
-        penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(torch.finfo(dtype).tiny))
+        penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-12))
         return torch.cholesky_solve(self.targets.to(dtype), torch.linalg.cholesky(penalised)).to(self.targets)
 
     def _solve(self) -> Linear:
