@@ -113,16 +113,23 @@ def test_ridge_is_that_of_numpy_with_the_penalty_of_the_fewest_mistakes_so_far()
         return np.linalg.solve(gram, phi[rows].T @ targets[rows])
 
     mistakes, seen = np.zeros(len(Ridge.PENALTIES)), np.zeros(0, dtype=int)
+    losses = np.zeros((len(Ridge.PENALTIES), len(Ridge.SCALES)))
     for part in np.array_split(np.random.default_rng(0).permutation(len(x)), 3):
         head.update(x[part], y[part])
         order = torch.randperm(len(part), generator=generator(0, "head", "held-out", len(part))).numpy()
         held, fit = part[order[: len(part) // 5]], part[order[len(part) // 5 :]]
         known = np.concatenate([seen, fit])
         mistakes += [((phi[held] @ solve(known, p)).argmax(1) != y.numpy()[held]).sum() for p in Ridge.PENALTIES]
+        for i, p in enumerate(Ridge.PENALTIES):
+            for j, scale in enumerate(Ridge.SCALES):
+                scores = torch.from_numpy(scale * phi[held] @ solve(known, p))
+                losses[i, j] += -scores.log_softmax(1)[torch.arange(len(held)), y[held]].sum().item()
         seen = np.concatenate([seen, part])
     np.testing.assert_array_equal(head.mistakes, mistakes)
     assert head.penalty == max(p for p, m in zip(Ridge.PENALTIES, mistakes, strict=True) if m == mistakes.min())
-    np.testing.assert_allclose(head.logits(x), phi @ solve(seen, head.penalty), rtol=1e-3, atol=1e-4)
+    assert head.scale == Ridge.SCALES[losses[Ridge.PENALTIES.index(head.penalty)].argmin()]
+    expected = head.scale * phi @ solve(seen, head.penalty)
+    np.testing.assert_allclose(head.logits(x), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_the_random_projection_depends_on_the_seed_alone():
@@ -138,7 +145,7 @@ def test_ridge_without_a_projection_regresses_on_the_features():
     plain = x.double().numpy()
     gram = plain.T @ plain
     gram += head.penalty * gram.diagonal().mean() * np.eye(WIDTH)
-    expected = plain @ np.linalg.solve(gram, plain.T @ np.eye(CLASSES)[y])
+    expected = head.scale * plain @ np.linalg.solve(gram, plain.T @ np.eye(CLASSES)[y])
     np.testing.assert_allclose(head.logits(x), expected, rtol=1e-4, atol=1e-4)
     assert head.linear().projection is None
     again = build_head("ridge", WIDTH, projection=0)
@@ -205,7 +212,8 @@ def test_classes_that_come_task_by_task(kind):
         parts.update(x[chosen], y[chosen])
         assert parts.logits(x).shape == (len(x), columns[-1] + 1)
     if kind == "ridge":
-        parts.load_state_dict({**parts.state_dict(), "mistakes": whole.state_dict()["mistakes"]})
+        chosen = {name: whole.state_dict()[name] for name in ("mistakes", "losses")}
+        parts.load_state_dict({**parts.state_dict(), **chosen})
     torch.testing.assert_close(whole.logits(x), parts.logits(x), rtol=1e-5, atol=1e-5)
 
 

@@ -213,12 +213,15 @@ class Ridge(Head):
     The penalty is the one that has made the fewest mistakes, over all updates so far, on the fifth of each update's
     samples that was held out before it was added. (RanPAC takes the smallest squared error on the current task
     alone, which measured 1.5 to 2 points worse on 160 classes: a task of few classes asks for too large a penalty.)
+    The scores are multiplied by the one scale that gave those samples the smallest cross-entropy: regression scores
+    lie between 0 and 1, and their softmax would be no probability.
 
     Sums over projected samples cannot follow a drift of the features: `move` does nothing. A projection of width 0 is
     none: the features as they are. Sums are float32, they are the largest part of the state.
     """
 
     PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+    SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
     def __init__(self, width: int, projection: int = 4096, seed: int = 0) -> None:
         super().__init__(width)
@@ -231,6 +234,7 @@ class Ridge(Head):
         self.gram = torch.zeros(size, size)
         self.targets = torch.zeros(size, 0)
         self.mistakes = torch.zeros(len(self.PENALTIES), dtype=torch.long)
+        self.losses = torch.zeros(len(self.PENALTIES), len(self.SCALES))
 
     def add_classes(self, count: int) -> None:
         self.targets = torch.cat([self.targets, self.targets.new_zeros(len(self.targets), count)], 1)
@@ -246,8 +250,12 @@ class Ridge(Head):
         self.gram += x[fit].T @ x[fit]
         self.targets += x[fit].T @ y[fit]
         if len(held):
-            guesses = [(x[held] @ self._weights(p)).argmax(1) for p in self.PENALTIES]
-            self.mistakes += torch.stack([(guess != labels[held]).sum() for guess in guesses])
+            truth = labels[held]
+            for i, penalty in enumerate(self.PENALTIES):
+                scores = x[held] @ self._weights(penalty)
+                self.mistakes[i] += (scores.argmax(1) != truth).sum()
+                for j, scale in enumerate(self.SCALES):
+                    self.losses[i, j] += F.cross_entropy(scale * scores, truth, reduction="sum")
             self.gram += x[held].T @ x[held]
             self.targets += x[held].T @ y[held]
         self._solved = None
@@ -255,8 +263,16 @@ class Ridge(Head):
     @property
     def penalty(self) -> float:
         """The penalty in use, relative to the mean diagonal of the Gram matrix; the largest of those that are best."""
-        best = (self.mistakes == self.mistakes.min()).nonzero().max()
-        return self.PENALTIES[int(best)]
+        return self.PENALTIES[self._best]
+
+    @property
+    def scale(self) -> float:
+        """What the regression scores are multiplied by."""
+        return self.SCALES[int(self.losses[self._best].argmin())]
+
+    @property
+    def _best(self) -> int:
+        return int((self.mistakes == self.mistakes.min()).nonzero().max())
 
     def _weights(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
         """Solve for the weights, shape (projected features, classes)."""
@@ -265,7 +281,7 @@ class Ridge(Head):
         return torch.cholesky_solve(self.targets.to(dtype), torch.linalg.cholesky(penalised)).to(self.targets)
 
     def _solve(self) -> Linear:
-        weight = self._weights(self.penalty, torch.float64).T
+        weight = self.scale * self._weights(self.penalty, torch.float64).T
         return Linear(weight, weight.new_zeros(len(weight)), self.projection)
 
 
