@@ -42,6 +42,8 @@ class Backbone(nn.Module):
         self.modality: Modality = preprocess.modality
         # At once and not when asked for: layers may be wrapped or folded later, and adapters belong to these weights.
         self.fingerprint = fingerprint(module)
+        # Convolutions of small images run up to three times faster with the channels last (bf16, CPU).
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._frozen = tuple(module.modules())
         # Not in inference mode: tables that a network makes on its first run must be usable in training.
         with torch.no_grad():

@@ -1,5 +1,6 @@
 """Write what was learned as plain files that need no hamcl: a PEFT adapter, merged weights, a head."""
 
+import copy
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -99,10 +100,12 @@ def save_merged(path: str | Path, backbone: Backbone) -> None:
         raise UsageError("an adapted backbone has no merged weights to save: give AdaptedBackbone.folded()")
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
-    module, preprocess = backbone.module, backbone.preprocess
+    # safetensors takes no tensors with the channels last.
+    module = copy.deepcopy(backbone.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    preprocess = backbone.preprocess
     match type(module).__module__.partition(".")[0]:
         case "transformers":
-            module.save_pretrained(out)  # type: ignore[operator]
+            module.save_pretrained(out)
             if isinstance(preprocess, TextPreprocess):
                 preprocess.tokenizer.save_pretrained(out)
             elif isinstance(preprocess, ImagePreprocess):
@@ -123,7 +126,7 @@ def save_merged(path: str | Path, backbone: Backbone) -> None:
 
 
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
-    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`, in the head's precision) and `classes.json`.
+    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
 
     `logits = phi(features) @ weight.T + bias`, where phi is the identity, or relu(features @ projection) if there is
     a projection. `classes.json` is the list of class names, row by row.

@@ -88,7 +88,7 @@ class ImagePreprocess(Preprocess):
         return ImageTransform(steps, self.mean, self.std)
 
     def collate(self, items: Sequence[Tensor]) -> dict[str, Tensor]:
-        return {"pixel_values": torch.stack(list(items))}
+        return {"pixel_values": torch.stack(list(items)).contiguous(memory_format=torch.channels_last)}
 
     def length(self, item: Tensor) -> int:
         return item.shape[-1] * item.shape[-2]
