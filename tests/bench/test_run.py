@@ -160,11 +160,13 @@ def test_logits_that_are_not_numbers_are_an_error(tmp_path, stream, method, monk
 
 
 def test_a_method_known_only_at_the_end_fills_the_last_row(tmp_path, stream, late):
-    result = run(stream, late(), tmp_path, options=OPTIONS)
+    told = []
+    result = run(stream, late(), tmp_path, options=OPTIONS, on_task=lambda r: told.append(r.status))
+    assert told == ["partial"] * 4 + ["complete"]
     assert np.isnan(result.accuracy[:3]).all() and not np.isnan(result.accuracy[3]).any()
     record = outcome(tmp_path)
     assert record["metrics"]["average_accuracy"] > 0 and record["metrics"]["forgetting"] is None
-    assert record["steps"][-1]["seen_classes"] == 8
+    assert [step["seen_classes"] for step in record["steps"]] == [2, 5, 6, 8]
 
 
 def test_a_run_is_not_overwritten_by_accident(tmp_path, stream, method):

@@ -134,6 +134,20 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("error: cannot read or write")
 
 
+def test_too_little_device_memory_is_one_sentence_and_other_failures_are_not_hidden(tmp_path, monkeypatch):
+    def fails(message):
+        def learn(self, task, progress=None):
+            raise RuntimeError(message)
+
+        monkeypatch.setattr(HAM, "learn", learn)
+        return ham(*RUN, "--method", "ham", "--overwrite", "--out", tmp_path / "a")
+
+    result = fails("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    assert result.exit_code == 1 and "--batch-size" in sentence(result)
+    assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "failed"
+    assert isinstance(fails("a defect").exception, RuntimeError)
+
+
 def test_live_bars_and_lines():
     def feed(**options):
         console = Console(record=True, width=140, **options)

@@ -43,14 +43,14 @@ class Sizes:
     digits: Part = Part(
         "digits",
         "efficientnet-lite0",
-        {"tasks": 5, "train_per_class": 60, "test_per_class": 40},
+        {"tasks": 5, "train_per_class": 40, "test_per_class": 30},
         {"image_size": 64},
-        {"epochs": 3},
+        {"epochs": 4},
     )
     icd10: Part = Part(
         "icd10",
         "minilm",
-        {"tasks": 20, "classes_per_task": 4, "train_per_class": 30, "test_per_class": 10},
+        {"tasks": 20, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
         {"max_length": 32},
         {"epochs": 3},
     )

@@ -65,7 +65,7 @@ def run(
     Args:
         method: one that has learned nothing yet.
         progress: told of every optimizer step.
-        on_task: told of the record after every task.
+        on_task: told of the record after every task, and once more where only the end is evaluated.
 
     Raises:
         UsageError: the backbone reads another kind of input, `out` holds a run and neither `resume` nor `overwrite`
@@ -145,7 +145,7 @@ def _learn(
         report = method.learn(stream[step], progress)
         record = StepRecord(
             task=stream[step].name,
-            seen_classes=len(method.classes),
+            seen_classes=len({name for task in stream[: step + 1] for name in task.classes}),
             training_seconds=time.perf_counter() - start,
             evaluation_seconds=0.0,
             parameters=method.parameter_counts(),
@@ -170,12 +170,13 @@ def _learn(
     if not every_step:
         step, last = len(stream) - 1, result.steps[-1]
         append_predictions(out, step, _evaluate(stream, method, result, last, step))
-        last.seen_classes = len(method.classes)
         last.parameters = method.parameter_counts()
         last.peak_memory = peak_memory()
         save_state(out, len(stream), method.state_dict())
     result.status = "complete"
     result.write(out)
+    if on_task and not every_step:
+        on_task(result)
 
 
 def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord, step: int) -> list[pa.Table]:

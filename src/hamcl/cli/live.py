@@ -1,5 +1,6 @@
 """What a run shows while it goes on."""
 
+import math
 from types import TracebackType
 from typing import Self
 
@@ -68,10 +69,13 @@ class Live:
         """A task was learned and evaluated."""
         done, last = len(result.steps), result.steps[-1]
         accuracy = result.curve["average_accuracy"][-1]
-        known = f"average accuracy {100 * accuracy:.1f} %" if accuracy == accuracy else "evaluated at the end"
+        if math.isnan(accuracy):  # only the end is evaluated
+            self.bars.update(self.whole, completed=done)
+            return
+        known = f"average accuracy {100 * accuracy:.1f} %"
         self.bars.update(self.whole, completed=done, detail=f"tasks  {known}")
         if self.lines:
-            seconds = last.training_seconds + last.evaluation_seconds
+            seconds = last.training_seconds + last.evaluation_seconds + result.finish_seconds
             self.console.print(
                 f"{result.method}: task {done}/{len(result.stream.tasks)} {last.task}, {last.seen_classes} classes, "
                 f"{known}, {seconds:.1f} s",

@@ -49,6 +49,10 @@ def sentences() -> Iterator[None]:
     except OSError as error:
         where = f" {error.filename}" if error.filename else ""
         _fail(f"cannot read or write{where}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        _fail("the device is out of memory; lower --batch-size, --eval-batch-size or the size of the inputs", 1)
     except KeyboardInterrupt:
         _fail("interrupted; what was finished is recorded, and --resume goes on from there", 130)
 
@@ -155,7 +159,7 @@ def run(
         from hamcl.registry import load_method
         from hamcl.streams import load_stream
 
-        _set_threads(threads)
+        _prepare(threads)
         check_folder(out, resume=resume, overwrite=overwrite)
         kind = load_method(method)
         settings = build_config(given, file=config, preset=preset, defaults=dict(kind.defaults))
@@ -232,7 +236,7 @@ def demo(
         from hamcl.bench.run import MATRIX
         from hamcl.cli.live import Live
 
-        _set_threads(threads)
+        _prepare(threads)
         sizes = Sizes()
         with Live(errors, progress) as live:
             settings = run_demo(
@@ -267,8 +271,11 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _set_threads(threads: int | None) -> None:
-    if threads is not None:
-        import torch
+def _prepare(threads: int | None) -> None:
+    """Set the number of threads, and silence the bars of libraries, which would run through our own."""
+    import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
+    if threads is not None:
         torch.set_num_threads(threads)

@@ -1,0 +1,55 @@
+"""The demonstration at a fraction of its size, on random weights."""
+
+from functools import partial
+
+import pytest
+
+from hamcl.bench import demo as module
+from hamcl.bench.demo import Part, Sizes, demo
+from hamcl.bench.records import Result
+from hamcl.errors import UsageError
+from hamcl.nn.backbones import load_backbone
+
+TINY = Sizes(
+    digits=Part(
+        "digits",
+        "timm/test_efficientnet",
+        {"tasks": 2, "train_per_class": 4, "test_per_class": 2},
+        {"image_size": 32},
+        {"epochs": 1, "device": "cpu"},
+    ),
+    icd10=Part(
+        "icd10",
+        "minilm",
+        {"tasks": 2, "classes_per_task": 2, "train_per_class": 4, "test_per_class": 2},
+        {"max_length": 8},
+        {"epochs": 1, "device": "cpu"},
+    ),
+    methods=("ham", "joint"),
+)
+
+
+@pytest.fixture
+def demonstration(monkeypatch):
+    monkeypatch.setattr(module, "load_backbone", partial(load_backbone, pretrained=False))
+    return partial(demo, sizes=TINY)
+
+
+def test_the_demonstration_leaves_runs_plots_and_models(tmp_path, demonstration):
+    started, learned = [], []
+    options = {"on_start": lambda *run: started.append(run), "on_task": lambda result: learned.append(result.method)}
+    settings = demonstration(tmp_path, **options)
+    assert started == [("digits: ham", 2), ("digits: joint", 2), ("icd10: ham", 2), ("icd10: joint", 2)]
+    assert learned == ["ham"] * 2 + ["joint"] * 3 + ["ham"] * 2 + ["joint"] * 3
+    assert [setting.title.split(",")[0] for setting in settings] == ["digits", "icd10"]
+    assert [[row.label for row in setting.rows] for setting in settings] == [["ham", "joint"]] * 2
+    for stream in ("digits", "icd10"):
+        assert Result.read(tmp_path / stream / "joint").status == "complete"
+        assert (tmp_path / stream / "comparison.png").stat().st_size > 10_000
+        assert {path.name for path in (tmp_path / stream / "model").iterdir()} >= {"peft", "merged"}
+
+    with pytest.raises(UsageError, match="--overwrite"):
+        demonstration(tmp_path)
+    learned.clear()
+    again = demonstration(tmp_path, resume=True, **options)
+    assert learned == [] and [s.markdown() for s in again] == [s.markdown() for s in settings]
