@@ -45,7 +45,7 @@ class Sizes:
         "efficientnet-lite0",
         {"tasks": 5, "train_per_class": 40, "test_per_class": 30},
         {"image_size": 64},
-        {"epochs": 4},
+        {"epochs": 3},
     )
     icd10: Part = Part(
         "icd10",
