@@ -1,5 +1,6 @@
-"""The code in CONTRIBUTING.md does what the page says."""
+"""The code in CONTRIBUTING.md does what the page says; links and the names in examples exist."""
 
+import ast
 import importlib.util
 import re
 import sys
@@ -9,12 +10,14 @@ from types import ModuleType
 import pytest
 import torch
 
+import hamcl
 from hamcl.config import HAMConfig
 from hamcl.method import Method
 from hamcl.registry import METHODS, load_method
 from hamcl.streams import SOURCES, load_stream
 
-PAGE = Path(__file__).resolve().parents[1] / "CONTRIBUTING.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "CONTRIBUTING.md"
 
 
 def module(folder: Path, name: str, marker: str) -> ModuleType:
@@ -39,7 +42,7 @@ def mean_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Method]:
 
 def test_the_method_resumes_as_if_it_had_not_stopped(toy, mean_lora):
     tasks = [toy.task("one", ["a", "b"]), toy.task("two", ["c", "d"]), toy.task("three", ["e", "f"])]
-    config = HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2, "head": "linear"})
+    config = HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2})
     whole, resumed = mean_lora(toy.vit(), config), mean_lora(toy.vit(), config)
     whole.learn(tasks[0])
     resumed.load_state_dict(whole.state_dict())
@@ -87,3 +90,19 @@ def test_the_source_is_cut_into_tasks(tmp_path, monkeypatch):
     assert sum(len(task.train) + len(task.test) for task in stream) == 178
     assert all(len(task.train) > len(task.test) > 0 for task in stream)
     assert stream[0].train.inputs[0].startswith("alcohol ")
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_relative_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if not target.startswith(("https://", "http://"))]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_code_takes_only_public_names_from_the_package():
+    code = [path.read_text(encoding="utf-8") for path in ROOT.glob("examples/*.py")]
+    code += re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    imports = [node for text in code for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    names = {alias.name for node in imports if node.module == "hamcl" for alias in node.names}
+    assert "HAM" in names
+    assert names <= set(hamcl.__all__)
