@@ -34,7 +34,7 @@ class Toy:
 
     @staticmethod
     def vit() -> Any:
-        """A ViT that reads images of 16 pixels in 4 patches, with features of width 32."""
+        """A ViT of one block that reads images of 16 pixels in 4 patches, with features of width 32."""
         from hamcl.nn._torchvision import ensure_torchvision
 
         ensure_torchvision()
@@ -45,7 +45,7 @@ class Toy:
         from hamcl.nn.preprocess import ImagePreprocess
 
         torch.manual_seed(0)
-        sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+        sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
         module = timm.create_model("vit_tiny_patch16_224", num_classes=0, **sizes)
         return Backbone("tests/vit", module, pooled, ImagePreprocess(16))
 

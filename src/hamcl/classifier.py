@@ -45,6 +45,7 @@ class Classifier(Method):
         super().__init__(backbone, config)
         self.model = model
         self.model.to(self.device)
+        self.model.eval()
         self.rows = Rows(backbone.width, cosine=config.head == "cosine")
         self.head: Head = self.rows
         if config.head not in ("linear", "cosine"):
@@ -79,9 +80,11 @@ class Classifier(Method):
         with report.timed("features before"):
             follow = index > 0 and self.config.drift_map and self.head.follows_drift
             old = self._statistics(samples, index) if follow else None
-            anchors = self._anchors(samples, old)
         with report.timed("training"):
             self._begin()
+            # Texts are not augmented, so these features are the same in every epoch.
+            fixed = self.config.distill > 0 and self.backbone.modality == "text"
+            anchors = self._anchors(samples, old) if fixed else None
             rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
             done = self._train(rows, task, samples, index, anchors, progress)
             self.rows.store(torch.tensor(columns), rows)
@@ -102,12 +105,12 @@ class Classifier(Method):
     def _report(self, task: Task) -> TaskReport:
         return TaskReport(task.name, list(task.classes))
 
-    def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor | None:
-        """The features to stay near, where they are the same in every epoch: texts are not augmented."""
-        if self.config.distill == 0 or self.backbone.modality != "text":
-            return None
-        if old is not None and self.config.head_features != "frozen":
-            return old[: len(samples), -self.backbone.width :]
+    def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor:
+        """The features that distillation stays near: without the adapter in training, shape (n, width).
+
+        Args:
+            old: what the head saw of the samples before the task began, or None where nothing asked for it.
+        """
         with self.model.without_task():
             return self._extract(self.model, samples)
 
@@ -176,6 +179,8 @@ class Classifier(Method):
         scores = self.head.logits(features)
         if self.config.task_scores > 0:
             adapted = features[:, -self.backbone.width :]
+            if self.config.head_features == "frozen":
+                adapted = self._extract(self.model, samples)
             scores = scores + self.config.task_scores * within_task(self.rows.logits(adapted), self.tasks)
         return scores
 

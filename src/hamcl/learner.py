@@ -8,7 +8,7 @@ from torch import Tensor
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
-from hamcl.ham import Adapter, Groups, final, similarity
+from hamcl.ham import Adapter, Groups, Layers, final, similarity
 from hamcl.method import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
@@ -66,6 +66,12 @@ class HAM(Classifier):
     def _begin(self) -> None:
         self.model.start_task()
 
+    def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor:
+        """The features of the groups alone, which are also those from before the task."""
+        if old is None or self.config.head_features == "frozen":
+            return super()._anchors(samples, old)
+        return old[: len(samples), -self.backbone.width :]
+
     def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
         """Compare, assign, prune, scale and merge the finished adapter; then show the groups to the model."""
         assert isinstance(report, HAMReport)
@@ -113,22 +119,35 @@ class HAM(Classifier):
         self.model.load_groups([group.layers for group in groups], [group.importance for group in groups])
 
     def merged(self) -> Backbone:
-        """A plain copy of the backbone with all groups folded into its weights; learning can go on from `self`."""
-        return self.model.folded(final(self.groups.groups))
+        """A plain copy of the backbone with all groups folded into its weights; learning can go on from `self`.
+
+        Raises:
+            UsageError: nothing was learned yet.
+        """
+        return self.model.folded(self._final())
+
+    def _final(self) -> Layers:
+        if not self.groups.groups:
+            raise UsageError("nothing was learned yet: call learn(task) first")
+        return final(self.groups.groups)
 
     def export(self, path: str | Path) -> None:
         """Write the learner as plain files: `peft/` (one LoRA adapter), `merged/` (plain weights) and the head.
 
         Raises:
-            UsageError: the head needs more than one pass through the merged model.
+            UsageError: nothing was learned yet, or the scores need more than one head on the merged model.
         """
-        if self.config.head_features != "adapted" and self.head is not self.rows:
-            raise UsageError(
-                f"head_features={self.config.head_features!r} needs more than the merged model, so it cannot be "
-                "exported as one; learn with head_features='adapted'"
-            )
+        for option, value, plain in (
+            ("head_features", self.config.head_features, "adapted"),
+            ("task_scores", self.config.task_scores, 0.0),
+        ):
+            if value != plain and self.head is not self.rows:
+                raise UsageError(
+                    f"{option}={value!r} needs more than one head on the merged model, so it cannot be exported; "
+                    f"learn with {option}={plain!r}"
+                )
         out = Path(path)
-        export_peft(out / "peft", final(self.groups.groups), self.backbone)
+        export_peft(out / "peft", self._final(), self.backbone)
         save_merged(out / "merged", self.merged())
         export_head(out, self.head.linear(), self.classes, normalize=self.rows.cosine)
 

@@ -161,7 +161,7 @@ class Method(ABC):
                     f"class {name!r} of task {task.name!r} differs only by case from {known[name.casefold()]!r}, "
                     "which was learned before; rename one of them"
                 )
-        return check(task.train, self.config.on_bad_sample)
+        return check(task.train, self.config.on_bad_sample, task.classes)
 
     def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after this task, and the task's columns in it."""
@@ -182,8 +182,8 @@ class Method(ABC):
     def _meta(self) -> dict[str, Any]:
         return {
             "classes": list(self.classes),
-            "tasks": self.tasks,
-            "task_names": self.task_names,
+            "tasks": [list(columns) for columns in self.tasks],
+            "task_names": list(self.task_names),
             "augmentation": self.augmentation,
         }
 

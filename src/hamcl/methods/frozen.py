@@ -1,7 +1,9 @@
 """The backbone as it is, with a head on top: what pre-training alone is worth."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from hamcl.config import HAMConfig
 from hamcl.method import State, TaskReport
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import TaskRows
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.training import Batch, Fit, Progress
 
 
@@ -45,8 +47,9 @@ class Frozen(Classifier):
     defaults = MappingProxyType({"head": "ridge", "distill": 0.0, "drift_map": False})
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, _Bare(backbone))
-        self.seen: dict[int, tuple[Samples, Tensor]] = {}
+        # All its features are the frozen ones.
+        super().__init__(backbone, replace(config, head_features="adapted"), _Bare(backbone))
+        self.seen: dict[tuple[int, Augmentation], tuple[weakref.ref[Samples], Tensor]] = {}
 
     def _train(
         self,
@@ -68,10 +71,16 @@ class Frozen(Classifier):
         """Nothing is merged."""
 
     def logits(self, samples: Samples) -> Tensor:
-        """Scores over all seen classes; the features of the same samples are computed once."""
-        if id(samples) not in self.seen:
-            self.seen[id(samples)] = (samples, self._extract(self.model, samples))
-        return self.head.logits(self.seen[id(samples)][1])
+        """Scores over all seen classes; the features of the same samples are computed once, while they exist."""
+        key = id(samples), self.augmentation
+        if key not in self.seen:
+            forget = weakref.ref(samples, lambda _: self.seen.pop(key, None))
+            self.seen[key] = forget, self._extract(self.model, samples)
+        return self.head.logits(self.seen[key][1])
+
+    def parameter_counts(self) -> dict[str, int]:
+        counts = super().parameter_counts()
+        return counts if self.head is self.rows else {**counts, "trainable": 0}
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
         return {}, {}

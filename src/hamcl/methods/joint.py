@@ -1,5 +1,6 @@
 """Joint training: all tasks' data at once; the upper bound that keeps everything."""
 
+from hamcl.errors import UsageError
 from hamcl.method import TaskReport
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.streams.base import Joined, Samples, Task
@@ -23,6 +24,8 @@ class Joint(SeqLoRA):
         return TaskReport(task.name, list(task.classes), skipped=skipped)
 
     def finish(self, progress: Progress | None = None) -> None:
+        if not self.waiting:
+            raise UsageError("there is nothing to finish: call learn(task) first")
         classes = tuple(dict.fromkeys(name for task in self.waiting for name in task.classes))
         labels = [classes.index(task.classes[y]) for task in self.waiting for y in task.train.labels]
         first = self.waiting[0]
@@ -32,3 +35,9 @@ class Joint(SeqLoRA):
         )
         self.tasks = [[classes.index(name) for name in task.classes] for task in self.waiting]
         self.task_names = [task.name for task in self.waiting]
+
+    def parameter_counts(self) -> dict[str, int]:
+        counts = super().parameter_counts()
+        # The rows of all classes train together, not only those of the last task.
+        others = len(self.classes) - len(self.tasks[-1]) if self.tasks else 0
+        return {**counts, "trainable": counts["trainable"] + (self.backbone.width + 1) * others}

@@ -2,12 +2,12 @@
 
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.method import State, TaskReport
-from hamcl.methods.layers import layers_from, layers_state
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Samples, Task
@@ -30,8 +30,18 @@ class SeqLoRA(Classifier):
         """Nothing: the adapter stays as trained."""
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
-        adapter = self.model.task_adapter("all")
-        return layers_state(adapter.layers), {"importance": adapter.importance}
+        # As they are in training: a finished adapter has its scale folded in, and dividing it out again would round.
+        tensors = {
+            f"{name}.{part}": factor.detach().cpu()
+            for name, layer in self.model.layers.items()
+            for part, factor in (("A", layer.task_A), ("B", layer.task_B))
+        }
+        return tensors, {"importance": self.model.importance.item()}
 
+    @torch.no_grad()
     def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
-        self.model.load_task(layers_from(tensors), meta["importance"])
+        self.model.start_task()
+        for name, layer in self.model.layers.items():
+            layer.task_A.copy_(tensors[f"{name}.A"])
+            layer.task_B.copy_(tensors[f"{name}.B"])
+        self.model.importance.fill_(meta["importance"])

@@ -1,0 +1,402 @@
+"""What every method promises: see `hamcl.method.Method`."""
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import hamcl.classifier
+from hamcl.bench.state import load_state, save_state
+from hamcl.config import HAMConfig
+from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.method import Method, State
+from hamcl.nn.backbones import load_backbone
+from hamcl.registry import METHODS, load_method
+from hamcl.rng import generator
+from hamcl.streams.base import Samples, Stream, Task
+from hamcl.training import Step, extract
+
+SMALL = {
+    "device": "cpu",
+    "precision": "fp32",
+    "epochs": 1,
+    "batch_size": 4,
+    "rank": 2,
+    "lora_alpha": 3.0,  # a scale of 1.5, whose rounding would show
+    "dropout": 0.2,
+    "projection": 40,
+    "merge_rank": 3,
+}
+STEPWISE = [name for name in METHODS if load_method(name).evaluates_every_step]
+Build = Callable[..., Method]
+
+
+@pytest.fixture
+def build(toy, bert_folder) -> Build:
+    """A function from a method's name, a modality and options to a method that has learned nothing."""
+
+    def make(name: str, modality: str = "image", **options: Any) -> Method:
+        kind = load_method(name)
+        config = HAMConfig.from_dict({**kind.defaults, **SMALL, **options})
+        return kind(toy.vit() if modality == "image" else load_backbone(str(bert_folder)), config)
+
+    return make
+
+
+@pytest.fixture
+def stream(toy) -> Stream:
+    """Three tasks; a class returns in the last."""
+    parts = (("first", ["red", "green"]), ("second", ["blue", "cyan", "pink"]), ("third", ["red", "grey"]))
+    return Stream("toy", tuple(toy.task(*part, 4, augmentation="photo") for part in parts))
+
+
+def learn(method: Method, *tasks: Task) -> Method:
+    for task in tasks:
+        method.learn(task)
+    method.finish()
+    return method
+
+
+def fresh(samples: Samples, order: list[int] | None = None) -> Samples:
+    """The same samples as another object, so that nothing remembered of the first one serves."""
+    return samples.select(order or list(range(len(samples))))
+
+
+def everything(stream: Stream) -> Samples:
+    """All test samples."""
+    return Samples([x for task in stream for x in task.test.inputs], [0] * sum(len(task.test) for task in stream))
+
+
+def interrupted(step: Step) -> None:
+    if step.step == 2:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_beats_chance_and_names_its_classes(build, stream, name):
+    method = learn(build(name, head="lda", epochs=3, dropout=0.0), *stream)
+    assert method.classes == stream.classes == ("red", "green", "blue", "cyan", "pink", "grey")
+    assert method.tasks == [[0, 1], [2, 3, 4], [0, 5]]
+    assert method.task_names == ["first", "second", "third"]
+    accuracies = [method.evaluate(task) for task in stream]
+    assert np.mean(accuracies) > 2 / 6
+    logits = method.logits(stream[1].test)
+    assert logits.shape == (18, 6)
+    assert logits.dtype == torch.float32
+    truth = [method.classes.index(stream[1].classes[y]) for y in stream[1].test.labels]
+    assert accuracies[1] == np.mean(logits.argmax(1).numpy() == truth)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_evaluation_changes_nothing(build, toy, stream, name):
+    method = learn(build(name), *stream[:2])
+    before, samples = method.state_dict(), stream[1].test
+    logits = method.logits(samples)
+    accuracy, prediction = method.evaluate(stream[1]), method.predict(samples.inputs, k=2)
+    torch.rand(3)
+    assert torch.equal(method.logits(fresh(samples)), logits)
+    assert torch.equal(method.logits(samples), logits)
+    assert method.evaluate(stream[1]) == accuracy
+    assert method.predict(samples.inputs, k=2).labels == prediction.labels
+    assert toy.same(method.state_dict(), before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_logits_do_not_depend_on_the_order_or_number_of_samples(build, stream, name):
+    method = learn(build(name), *stream[:2])
+    samples = everything(stream)
+    logits = method.logits(samples)
+    order = torch.randperm(len(samples), generator=generator(0, "order")).tolist()
+    torch.testing.assert_close(method.logits(fresh(samples, order)), logits[order], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(method.logits(samples.select([7])), logits[[7]], rtol=1e-4, atol=1e-4)
+    for batch_size in (1, 5):
+        method.config = replace(method.config, eval_batch_size=batch_size)
+        torch.testing.assert_close(method.logits(fresh(samples)), logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_predictions_are_the_best_classes_with_their_probabilities(build, stream, name):
+    method = learn(build(name), *stream)
+    samples = stream[0].test
+    expected = method.logits(samples).softmax(1).sort(descending=True, stable=True)
+    prediction = method.predict(list(samples.inputs), k=3)
+    assert prediction.labels == [[method.classes[c] for c in row] for row in expected.indices[:, :3].tolist()]
+    torch.testing.assert_close(prediction.probabilities, expected.values[:, :3])
+    assert method.predict(samples.inputs, k=99).probabilities.sum(1).tolist() == pytest.approx([1] * len(samples))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_can_be_asked_before_something_is_learned(build, stream, name):
+    method = build(name)
+    with pytest.raises(UsageError, match="nothing was learned yet"):
+        method.predict(stream[0].test.inputs)
+    with pytest.raises(DataError, match="task 'first' holds classes that were not learned: red, green"):
+        method.evaluate(stream[0])
+    assert method.logits(stream[0].test).shape == (12, 0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_two_methods_learn_the_same(build, toy, stream, name):
+    first = learn(build(name), *stream)
+    torch.manual_seed(99)
+    torch.rand(7)
+    second = learn(build(name), *stream)
+    assert toy.same(first.state_dict(), second.state_dict())
+    assert torch.equal(first.logits(everything(stream)), second.logits(everything(stream)))
+    assert not toy.same(first.state_dict(), learn(build(name, seed=1), *stream).state_dict())
+
+
+@pytest.mark.parametrize("head", ["linear", "lda"])
+@pytest.mark.parametrize("name", STEPWISE)
+def test_a_loaded_method_goes_on_as_if_never_stopped(build, toy, stream, tmp_path, name, head):
+    whole, samples = build(name, head=head), everything(stream)
+    for step, task in enumerate(stream):
+        whole.learn(task)
+        save_state(tmp_path, step + 1, whole.state_dict())
+        resumed = build(name, head=head)
+        resumed.load_state_dict(load_state(tmp_path, step + 1))
+        assert toy.same(resumed.state_dict(), whole.state_dict())
+        assert torch.equal(resumed.logits(fresh(samples)), whole.logits(fresh(samples)))
+        for rest in stream[step + 1 :]:
+            resumed.learn(rest)
+        save_state(tmp_path, 10 + step, resumed.state_dict())
+    for step in range(2):
+        assert toy.same(load_state(tmp_path, 10 + step), whole.state_dict())
+
+
+@pytest.mark.parametrize("name", sorted(METHODS.keys() - set(STEPWISE)))
+def test_a_method_that_learns_at_the_end_is_loaded_after_it(build, toy, stream, tmp_path, name):
+    method = learn(build(name), *stream)
+    save_state(tmp_path, 3, method.state_dict())
+    loaded = build(name)
+    loaded.load_state_dict(load_state(tmp_path, 3))
+    assert toy.same(loaded.state_dict(), method.state_dict())
+    assert torch.equal(loaded.logits(everything(stream)), method.logits(everything(stream)))
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_a_state_is_a_snapshot(build, toy, stream, name):
+    method = build(name, head="lda")
+    method.learn(stream[0])
+    state, samples = method.state_dict(), everything(stream)
+    logits = method.logits(fresh(samples))
+    kept = {key: value.clone() if isinstance(value, torch.Tensor) else repr(value) for key, value in state.items()}
+    method.learn(stream[1])
+    assert not toy.same(method.state_dict(), state)
+    method.load_state_dict(state)
+    assert method.classes == stream[0].classes
+    assert torch.equal(method.logits(fresh(samples)), logits)
+    method.learn(stream[1])
+    assert toy.same(kept, {k: v if isinstance(v, torch.Tensor) else repr(v) for k, v in state.items()})
+
+
+def wrecked(toy: Any, stream: Stream, method: Method, error: type, fail: Callable[[], object]) -> None:
+    """`fail` raises `error` and leaves no trace in a method that has learned the first task."""
+    before, samples = method.state_dict(), everything(stream)
+    logits = method.logits(fresh(samples))
+    with pytest.raises(error):
+        fail()
+    assert toy.same(method.state_dict(), before)
+    assert torch.equal(method.logits(fresh(samples)), logits)
+    assert (method.classes, method.task_names) == (stream[0].classes, ["first"])
+
+
+@pytest.mark.parametrize("head", ["linear", "lda"])
+@pytest.mark.parametrize("name", STEPWISE)
+def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, name, head):
+    options = {"head": head, "max_groups": None}
+    method, twin = build(name, **options), build(name, **options)
+    for one in (method, twin):
+        one.learn(stream[0])
+    if name != "frozen" or head == "linear":
+        wrecked(toy, stream, method, KeyboardInterrupt, lambda: method.learn(stream[1], interrupted))
+        good = method.config
+        method.config = replace(good, lr=1e30, head_lr=1e30, clip_norm=0.0)
+        wrecked(toy, stream, method, TrainingError, lambda: method.learn(stream[1]))
+        method.config = good
+
+    with monkeypatch.context() as patch:
+        # The last thing a task does, when everything else has changed already.
+        patch.setattr(type(method.head), "update" if head == "lda" else "store", fail_late)
+        wrecked(toy, stream, method, MemoryError, lambda: method.learn(stream[1]))
+    for one in (method, twin):
+        one.learn(stream[1])
+    assert toy.same(method.state_dict(), twin.state_dict())
+
+
+def fail_late(*_: object) -> None:
+    raise MemoryError
+
+
+def test_an_interrupted_finish_can_be_repeated(build, toy, stream):
+    method, twin = build("joint"), build("joint")
+    for task in stream[:2]:
+        method.learn(task)
+    with pytest.raises(KeyboardInterrupt):
+        method.finish(interrupted)
+    assert method.classes == ()
+    method.finish()
+    assert toy.same(method.state_dict(), learn(twin, *stream[:2]).state_dict())
+
+
+@pytest.mark.parametrize("name", STEPWISE)
+def test_finishing_a_method_that_is_ready_changes_nothing(build, toy, stream, name):
+    method = build(name)
+    method.finish()
+    method.learn(stream[0])
+    before = method.state_dict()
+    method.finish()
+    assert toy.same(method.state_dict(), before)
+
+
+def test_joint_training_waits_for_the_last_task(build, stream):
+    method = build("joint", epochs=6, batch_size=7, lr=5e-3, dropout=0.0)
+    with pytest.raises(UsageError, match=r"nothing to finish.*learn\(task\)"):
+        method.finish()
+    steps: list[Step] = []
+    for task in stream:
+        report = method.learn(task, steps.append)
+        assert (report.task, report.losses) == (task.name, [])
+        assert method.classes == ()
+    assert steps == []
+    method.finish(steps.append)
+    assert steps[-1].step == 6 * 4, "28 samples in batches of 7, six times"
+    assert method.classes == stream.classes
+    assert np.mean([method.evaluate(task) for task in stream]) > 0.5
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_parameters_are_counted(build, stream, name):
+    method = learn(build(name), *stream)
+    counts = method.parameter_counts()
+    tensors = [value for value in method.state_dict().values() if isinstance(value, torch.Tensor)]
+    assert counts.keys() == {"trainable", "stored"}
+    assert counts["stored"] == sum(value.numel() for value in tensors) > 0
+    if name == "frozen":
+        assert counts["trainable"] == 0, "with an analytic head"
+        assert learn(build(name, head="linear"), stream[0]).parameter_counts()["trainable"] == 33 * 2
+    else:
+        layers = method.model.layers.values()
+        adapter = sum(2 * sum(layer.shape) for layer in layers)
+        columns = 6 if name == "joint" else 2
+        assert adapter + 33 * columns < counts["trainable"] <= adapter + 33 * columns + 1 + 5
+
+
+def test_only_keeping_an_adapter_per_task_grows_with_the_tasks(build, toy):
+    tasks = [toy.task(f"t{i}", ["red", "green"], 3) for i in range(5)]
+    for name in STEPWISE:
+        method, sizes = build(name, head="linear", epochs=1, max_groups=2), []
+        for task in tasks:
+            method.learn(task)
+            sizes.append(method.parameter_counts()["stored"])
+        steps = np.diff(sizes)
+        assert (steps[2:] > 0).all() == (name == "lora-per-task")
+        if name != "lora-per-task":
+            assert not steps[2:].any()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tasks_that_cannot_be_learned_are_named(build, toy, stream, name):
+    method = build(name)
+    text = toy.task("words", ["red"], 2, "text")
+    with pytest.raises(DataError, match="task 'words' holds text samples, but backbone 'tests/vit' reads image"):
+        method.learn(text)
+    with pytest.raises(DataError, match="task 'none' has no training samples"):
+        method.learn(Task("none", ("red",), Samples()))
+    with pytest.raises(DataError, match="task 'gap' has no training samples of class 'green'"):
+        method.learn(toy.task("gap", ["red", "green", "blue"], [2, 0, 2]))
+    with pytest.raises(DataError, match="task 'untested' has no test samples"):
+        method.evaluate(Task("untested", ("red",), text.train))
+    learn(method, stream[0])
+    with pytest.raises(DataError, match="class 'RED' of task 'case' differs only by case from 'red'"):
+        method.learn(toy.task("case", ["blue", "RED"], 2))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_keeps_no_test_samples(build, stream, name):
+    method = learn(build(name), stream[0])
+    samples = fresh(stream[0].test)
+    logits, alive = method.logits(samples), weakref.ref(samples)
+    method.predict(stream[0].test.inputs)
+    del samples
+    gc.collect()
+    assert alive() is None
+    for order in (list(range(11, -1, -1)), [0] * 12):
+        torch.testing.assert_close(method.logits(fresh(stream[0].test, order)), logits[order], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["linear", "cosine", "ncm", "lda", "ridge"])
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_takes_every_head(build, toy, name, head):
+    stream = Stream("plain", (toy.task("a", ["red", "green"], 4), toy.task("b", ["blue", "cyan", "pink"], 4)))
+    options = {"epochs": 4, "head_lr": 0.05, "head_features": "both", "task_scores": 0.5}
+    method = learn(build(name, head=head, **options), *stream)
+    logits = method.logits(everything(stream))
+    assert torch.isfinite(logits).all()
+    for task, columns, scores in zip(stream, method.tasks, logits.split([12, 18]), strict=False):
+        told = scores[:, columns].argmax(1) == torch.tensor(task.test.labels)
+        assert told.float().mean() > 1.3 / len(columns)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_texts_are_learned(build, toy, name):
+    tasks = [toy.task("a", ["red", "green"], 10, "text"), toy.task("b", ["blue", "cyan"], 10, "text")]
+    method = learn(build(name, "text", epochs=5, batch_size=10, lr=1e-2, distill=1.0, dropout=0.0), *tasks)
+    assert np.mean([method.evaluate(task) for task in tasks]) > 0.35
+
+
+@pytest.mark.parametrize("head", ["linear", "lda"])
+@pytest.mark.parametrize("name", ["ham", "seq-lora", "lora-per-task"])
+def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build, toy, monkeypatch, name, head):
+    method, compared = build(name, "text", head=head, distill=2.0, lr=1e-2), []
+
+    def look(model, rows, samples, preprocess, config, device, *, anchors, **options):
+        with model.without_task():
+            compared.append((anchors, extract(model, samples, preprocess, config, device)))
+        return fit(model, rows, samples, preprocess, config, device, anchors=anchors, **options)
+
+    fit = hamcl.classifier.fit
+    monkeypatch.setattr(hamcl.classifier, "fit", look)
+    for i, classes in enumerate((["red", "green"], ["blue", "cyan"], ["pink", "red"])):
+        method.learn(toy.task(f"t{i}", classes, 4, "text"))
+    for anchors, expected in compared:
+        torch.testing.assert_close(anchors, expected, rtol=1e-4, atol=1e-5)
+    assert len(compared) == 3
+    if name == "ham":
+        assert not torch.allclose(compared[1][1].mean(0), compared[0][1].mean(0))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_starts_from_its_own_defaults(bert_folder, name):
+    kind = load_method(name)
+    method = kind.from_backbone(str(bert_folder), max_length=20)
+    assert method.config.to_dict() == asdict(HAMConfig()) | dict(kind.defaults)
+    assert method.backbone.preprocess.describe()["max_length"] == 20
+    config = HAMConfig(rank=3, head="ncm")
+    assert kind.from_backbone(str(bert_folder), config).config.to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(("name", "hint"), [("Ham", "'ham'"), ("seq_lora", "'seq-lora'"), ("xyz", "methods are ham,")])
+def test_an_unknown_method_is_an_error_with_a_suggestion(name, hint):
+    with pytest.raises(UsageError, match=f"there is no method '{name}'; .*{hint}"):
+        load_method(name)
+
+
+def test_methods_are_classes_of_the_contract():
+    kinds = [load_method(name) for name in METHODS]
+    assert all(issubclass(kind, Method) for kind in kinds)
+    assert len(set(kinds)) == len(METHODS)
+    for kind in kinds:
+        HAMConfig.from_dict(dict(kind.defaults))
+
+
+def test_states_hold_tensors_and_json(build, stream):
+    for name in METHODS:
+        state: State = learn(build(name), *stream[:2]).state_dict()
+        assert all(isinstance(value, torch.Tensor) for key, value in state.items() if key != "meta")
+        assert state["meta"]["classes"] == list(stream[0].classes + stream[1].classes)
