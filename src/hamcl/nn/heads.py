@@ -286,7 +286,7 @@ class Ridge(Head):
 
 
 class Rows(Head):
-    """The linear classifier whose rows are trained task by task (ham.md: head "linear" and "cosine").
+    """The linear classifier whose rows are trained task by task (heads "linear" and "cosine").
 
     The cosine variant compares directions: `scale * cos(x, row)`, without a bias.
     """
