@@ -104,7 +104,11 @@ class HAM(Classifier):
                 return [similarity.weight(adapter.layers, layers) for layers in groups]
             case "factor":
                 return [similarity.factor(adapter.layers, layers) for layers in groups]
-        probe = samples.select(range(min(len(samples), self.PROBE)))
+        count = min(len(samples), self.PROBE)
+        if not groups or count < 2:  # one sample shows no alignment
+            return [0.0] * len(groups)
+        # Evenly spread, because samples often come class by class.
+        probe = samples.select([i * len(samples) // count for i in range(count)])
         self.model.end_task()
         bare = self._extract(self._frozen, probe)
         changes = []
