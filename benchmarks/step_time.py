@@ -17,6 +17,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -74,11 +75,14 @@ def efficientnet_lite0() -> Backbone:
     return load_backbone("efficientnet-lite0", pretrained=False, image_size=64)
 
 
+TARGETS = {"vit-tiny": "qkv|fc1|fc2"}
+"""Other than the backbone's default."""
 BACKBONES: dict[str, Callable[[], Backbone]] = {
     "vit-tiny": vit_tiny,
     "efficientnet-lite0": efficientnet_lite0,
     "minilm": minilm,
 }
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 TOKENS = 32
 
 
@@ -105,25 +109,21 @@ def random_adapter(model: AdaptedBackbone, task: int) -> Adapter:
     return Adapter(f"task{task}", layers)
 
 
-def learn(model: AdaptedBackbone, max_groups: int, counts: list[int], merge_rank: int) -> list[Setting]:
+def learn(
+    model: AdaptedBackbone, max_groups: int, counts: list[int], merge_rank: int, clock: Callable[[], float]
+) -> list[Setting]:
     """The groups after each number of tasks."""
     model.start_task()
     groups, settings, seconds = Groups(max_groups, threshold=2.0), [], 0.0
     for task in range(max(counts)):
         adapter = random_adapter(model, task)
         similarities = torch.rand(len(groups.groups), generator=generator(0, "similarity", task)).tolist()
-        start = time.perf_counter()
+        start = clock()
         groups.absorb(groups.assign(similarities), adapter, rule="mean", rank=merge_rank)
-        seconds += time.perf_counter() - start
+        seconds += clock() - start
         if task + 1 in counts:
             settings.append(Setting(max_groups, task + 1, list(groups.groups), 1e3 * seconds / (task + 1)))
     return settings
-
-
-def timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def measure(
@@ -132,11 +132,18 @@ def measure(
     settings: dict[int, list[Setting]],
     models: dict[int, AdaptedBackbone],
     rounds: int,
+    clock: Callable[[], float],
 ) -> list[dict[str, float]]:
     """One row per setting. `backbone` is the bare one."""
+    first = next(iter(models.values()))
     plain = copy.deepcopy(backbone)
-    config = peft.LoraConfig(r=next(iter(models.values())).rank, target_modules=list(backbone.targets))
+    config = peft.LoraConfig(r=first.rank, target_modules=list(first.layers))
     plain.module = peft.get_peft_model(plain.module, config).train()
+
+    def timed(run: Callable[[], object]) -> float:
+        start = clock()
+        run()
+        return clock() - start
 
     def step(model: Callable[[Batch], Tensor]) -> None:
         model(batch).square().mean().backward()
@@ -156,16 +163,16 @@ def measure(
         for i, (setting, model) in enumerate(cases):
             model.load_groups([g.layers for g in setting.groups], [g.importance for g in setting.groups])
             model.train()
-            steps[i].reference.append(timed(lambda: step(plain)))
-            steps[i].seconds.append(timed(lambda model=model: step(model)))
+            steps[i].reference.append(timed(partial(step, plain)))
+            steps[i].seconds.append(timed(partial(step, model)))
             plain.zero_grad()
             model.zero_grad()
             model.eval()
             with model.without_task():
                 infer(model)
-                reference = timed(lambda: infer(backbone))
-                views[i].seconds.append(timed(lambda model=model: infer(model)))
-            folds[i].seconds.append(timed(lambda i=i: infer(merged[i])))
+                reference = timed(partial(infer, backbone))
+                views[i].seconds.append(timed(partial(infer, model)))
+            folds[i].seconds.append(timed(partial(infer, merged[i])))
             views[i].reference.append(reference)
             folds[i].reference.append(reference)
     rows = []
@@ -201,19 +208,27 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu does not count waiting for other processes"
+    )
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
 
+    clock = CLOCKS[options.clock]
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     backbone = BACKBONES[options.backbone]()
     models, settings = {}, {}
     for max_groups in options.max_groups:
         models[max_groups] = AdaptedBackbone(
-            copy.deepcopy(backbone), rank=options.rank, max_groups=max_groups, backend=options.backend
+            copy.deepcopy(backbone),
+            rank=options.rank,
+            max_groups=max_groups,
+            targets=TARGETS.get(options.backbone),
+            backend=options.backend,
         )
-        settings[max_groups] = learn(models[max_groups], max_groups, sorted(options.tasks), options.merge_rank)
-    rows = measure(backbone, random_batch(backbone, options.batch_size), settings, models, options.rounds)
+        settings[max_groups] = learn(models[max_groups], max_groups, sorted(options.tasks), options.merge_rank, clock)
+    rows = measure(backbone, random_batch(backbone, options.batch_size), settings, models, options.rounds, clock)
 
     print(
         f"{options.backbone}, batch {options.batch_size}, {options.threads} thread(s): ratio to one plain LoRA adapter"

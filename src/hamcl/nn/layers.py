@@ -9,6 +9,8 @@ Two ways to compute it are chosen per layer by cost. They agree up to rounding, 
   cost hardly depends on the rank, because the sum has the size of the weight and not of the activations.
 
 A base weight in half precision is always packed: W0 + dW rounded back to half precision would lose small updates.
+Where nothing trains, the sum of weights is kept, so that inference costs what the base layer costs; it goes when
+training begins or when a tensor it was made from changes.
 This module and `attach` are the only ones that rely on PEFT's internals.
 """
 
