@@ -151,7 +151,7 @@ def test_two_methods_learn_the_same(build, toy, stream, name):
     assert not toy.same(first.state_dict(), learn(build(name, seed=1), *stream).state_dict())
 
 
-@pytest.mark.parametrize("head", ["linear", "lda"])
+@pytest.mark.parametrize("head", ["linear", "lda", "ridge"])
 @pytest.mark.parametrize("name", STEPWISE)
 def test_a_loaded_method_goes_on_as_if_never_stopped(build, toy, stream, tmp_path, name, head):
     whole, samples = build(name, head=head), everything(stream)
@@ -206,7 +206,7 @@ def wrecked(toy: Any, stream: Stream, method: Method, error: type, fail: Callabl
     assert (method.classes, method.task_names) == (stream[0].classes, ["first"])
 
 
-@pytest.mark.parametrize("head", ["linear", "lda"])
+@pytest.mark.parametrize("head", ["linear", "ridge"])
 @pytest.mark.parametrize("name", STEPWISE)
 def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, name, head):
     options = {"head": head, "max_groups": None}
@@ -222,7 +222,7 @@ def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, na
 
     with monkeypatch.context() as patch:
         # The last thing a task does, when everything else has changed already.
-        patch.setattr(type(method.head), "update" if head == "lda" else "store", fail_late)
+        patch.setattr(type(method.head), "store" if head == "linear" else "update", fail_late)
         wrecked(toy, stream, method, MemoryError, lambda: method.learn(stream[1]))
     for one in (method, twin):
         one.learn(stream[1])
