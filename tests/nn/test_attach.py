@@ -181,6 +181,8 @@ def test_references_follow_moves_and_copies(make):
     features = model({"pixel_values": torch.empty(2, 3, 16, 16, device="meta", dtype=torch.float64)})
     features.sum().backward()
     assert features.device.type == "meta" and model.importance.grad.device.type == "meta"
+    with torch.no_grad():
+        assert model.eval()({"pixel_values": torch.empty(2, 3, 16, 16, device="meta").double()}).shape == (2, 192)
 
 
 def test_groups_may_have_any_ranks_and_leave_layers_out(make):

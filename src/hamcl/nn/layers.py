@@ -17,6 +17,7 @@ This module and `attach` are the only ones that rely on PEFT's internals.
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -105,6 +106,15 @@ class Folded:
 
 def _versions(tensors: tuple[Tensor, ...]) -> tuple[tuple[int, int], ...]:
     return tuple((t._version, t.data_ptr() if t.device.type != "meta" else 0) for t in tensors)
+
+
+def _as(weight: Tensor, x: Tensor) -> Tensor:
+    """The input in the weight's precision; autocast chooses one for both."""
+    return x if _autocasts(x.device) else x.to(weight.dtype)
+
+
+def _autocasts(device: torch.device) -> bool:
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 class HamLayer(nn.Module):
@@ -208,11 +218,9 @@ class HamLayer(nn.Module):
             return self._fold(groups, task) if self._dense_pays(x, groups, task) else None
         if self._folded is None or not self._folded.made_from(sources):
             # An ordinary tensor in full precision, whatever the context of the first call that needs it.
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-                torch.autocast(self.base_weight.device.type, enabled=False),
-            ):
+            device = self.base_weight.device
+            exact = torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
+            with torch.inference_mode(False), torch.no_grad(), exact:
                 self._folded = Folded.of(self._fold(groups, task), sources)
         return self._folded.weight
 
@@ -298,7 +306,7 @@ class HamLinear(HamLayer, LoraLinear):
         return F.linear(x, weight, self.base_layer.bias)
 
     def _low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
-        return F.linear(F.linear(x.to(A.dtype), A) * scale, B)
+        return F.linear(F.linear(_as(A, x), A) * scale, B)
 
 
 class HamConv2d(HamLayer, LoraConv2d):
@@ -314,5 +322,5 @@ class HamConv2d(HamLayer, LoraConv2d):
 
     def _low_rank(self, x: Tensor, A: Tensor, B: Tensor, scale: Tensor) -> Tensor:
         kernels = A.view(-1, *self.base_weight.shape[1:])
-        down = self.base_layer._conv_forward(x.to(A.dtype), kernels, None)
+        down = self.base_layer._conv_forward(_as(A, x), kernels, None)
         return F.conv2d(down * scale.view(-1, 1, 1), B[:, :, None, None])
