@@ -43,7 +43,7 @@ def test_runs_that_differ_in_the_seed_alone_share_a_row(done, tmp_path):
 
 
 def test_configurations_of_one_method_are_told_apart_by_what_differs(done):
-    (setting,) = compare([done("a", lr=0.1), done("b", lr=0.2, epochs=3), done("c", "seq-lora")])
+    (setting,) = compare([done("a", lr=0.1, epochs=5), done("b", lr=0.2, epochs=3), done("c", "seq-lora")])
     assert [row.label for row in setting.rows] == ["ham (epochs=5, lr=0.1)", "ham (epochs=3, lr=0.2)", "seq-lora"]
 
 
