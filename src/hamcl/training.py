@@ -205,6 +205,9 @@ def fit(
     optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=config.weight_decay))
     steps = config.epochs * len(buckets)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda s: _schedule(s, steps, config.warmup))
+    if config.compile:
+        # The groups' shapes change with every task; without this, compilation gives up after eight of them.
+        torch.compiler.reset()
     forward: Callable[[Batch], Tensor] = torch.compile(model) if config.compile else model
 
     report, start, step = Fit(), time.perf_counter(), 0
