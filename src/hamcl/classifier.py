@@ -208,7 +208,6 @@ class Classifier(Method):
         """Take over what `_model_state` gave, and leave no task in training."""
 
     def parameter_counts(self) -> dict[str, int]:
-        trained = self.model.adapter_parameters() + self.model.importance_parameters()
         rows = (self.backbone.width + 1) * (len(self.tasks[-1]) if self.tasks else 0)
         stored = sum(value.numel() for value in self.state_dict().values() if isinstance(value, Tensor))
-        return {"trainable": sum(p.numel() for p in trained) + rows, "stored": stored}
+        return {"trainable": self.model.trainable_count() + rows, "stored": stored}

@@ -125,9 +125,11 @@ class Method(ABC):
         """Numbers trained on a task ("trainable") and kept between tasks besides the backbone ("stored")."""
 
     def predict(self, inputs: Sequence[Any], k: int = 1) -> Prediction:
-        """Classify raw inputs (RGB images or texts)."""
+        """Classify raw inputs (RGB images or texts); none give an empty prediction."""
         if not self.classes:
             raise UsageError("nothing was learned yet: call learn(task) first")
+        if not len(inputs):
+            return Prediction([], torch.empty(0, min(k, len(self.classes))))
         scores = self.logits(Samples(inputs, [0] * len(inputs)))
         probabilities, columns = scores.softmax(1).topk(min(k, len(self.classes)))
         return Prediction([[self.classes[c] for c in row] for row in columns.tolist()], probabilities)

@@ -38,6 +38,9 @@ class _Bare(nn.Module):
 
     importance_parameters = adapter_parameters
 
+    def trainable_count(self) -> int:
+        return 0
+
 
 class Frozen(Classifier):
     """A frozen backbone: nearest mean is SimpleCIL (arXiv 2303.07338), ridge is RanPAC (arXiv 2307.02251) without

@@ -53,6 +53,11 @@ class LoRAPerTask(Classifier):
         )
         self.model.load_groups([merged.layers], [1.0])
 
+    def parameter_counts(self) -> dict[str, int]:
+        counts = super().parameter_counts()
+        # The merged adapter is shown as a group, but taken away before the next task trains.
+        return {**counts, "trainable": counts["trainable"] - bool(self.adapters)}
+
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
         tensors: dict[str, Tensor] = {}
         for i, adapter in enumerate(self.adapters):

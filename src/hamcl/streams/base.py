@@ -1,5 +1,6 @@
 """Tasks and streams: what a learner is given, one task after another."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
@@ -91,8 +92,8 @@ class Task:
     augmentation: Augmentation = "none"
 
     def __post_init__(self) -> None:
-        folded = [name.casefold() for name in self.classes]
-        twice = sorted({name for name in self.classes if folded.count(name.casefold()) > 1})
+        count = Counter(name.casefold() for name in self.classes)
+        twice = sorted({name for name in self.classes if count[name.casefold()] > 1})
         if not self.classes or twice:
             why = f"class names differ only by case or repeat: {', '.join(twice)}" if twice else "it has no classes"
             raise DataError(f"task {self.name!r} cannot be used: {why}")
