@@ -7,7 +7,7 @@ import re
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -41,6 +41,8 @@ def option(default: Any, text: str) -> Any:
 @dataclass(frozen=True)
 class HAMConfig:
     """Settings of HAM and of the baselines that share its adapters, heads and training loop.
+
+    A method with settings of its own adds them in a subclass (`Method.config_type`).
 
     Raises:
         UsageError: a value has the wrong type or lies outside its range.
@@ -113,7 +115,7 @@ class HAMConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any], *, preset: str = "default") -> "HAMConfig":
+    def from_dict(cls, values: dict[str, Any], *, preset: str = "default") -> Self:
         """Build a config from plain values on top of a preset.
 
         Raises:
@@ -130,7 +132,7 @@ class HAMConfig:
         return cls(**{**PRESETS[preset], **values})
 
     @classmethod
-    def from_file(cls, path: str | Path, *, preset: str = "default") -> "HAMConfig":
+    def from_file(cls, path: str | Path, *, preset: str = "default") -> Self:
         """Read a YAML or JSON file of options (see `from_dict`)."""
         return cls.from_dict(read_options(path), preset=preset)
 
@@ -161,6 +163,14 @@ def read_options(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"the options in {path} must be a mapping of names to values")
     return values
+
+
+def read_value(text: str) -> Any:
+    """Read one value as in a YAML file of options; text that is no YAML stays text."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

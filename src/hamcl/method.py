@@ -67,7 +67,8 @@ class Method(ABC):
 
     Args:
         backbone: adapted in place; give each method a backbone of its own.
-        config: settings; a method ignores the ones that do not concern it.
+        config: settings; a method ignores the ones that do not concern it. Options the method alone has take their
+            defaults where `config` is a plain HAMConfig.
 
     Attributes:
         classes: class names seen so far, the columns of the logits.
@@ -82,9 +83,12 @@ class Method(ABC):
     defaults: Mapping[str, Any] = MappingProxyType({})
     """Options that differ from HAMConfig's defaults for this method, before the user's own."""
 
+    config_type: type[HAMConfig] = HAMConfig
+    """HAMConfig, or a subclass that adds the options this method alone has."""
+
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         self.backbone = backbone
-        self.config = config
+        self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
         self.device = resolve_device(config.device)
         self.classes: tuple[str, ...] = ()
         self.tasks: list[list[int]] = []
@@ -94,7 +98,7 @@ class Method(ABC):
     @classmethod
     def from_backbone(cls, spec: str, config: HAMConfig | None = None, **options: Any) -> Self:
         """Load the backbone `spec` (see `load_backbone`, which takes `options`) and start with no task."""
-        return cls(load_backbone(spec, **options), config or HAMConfig.from_dict(dict(cls.defaults)))
+        return cls(load_backbone(spec, **options), config or cls.config_type.from_dict(dict(cls.defaults)))
 
     @abstractmethod
     def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:

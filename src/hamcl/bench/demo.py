@@ -9,7 +9,6 @@ from hamcl.bench.records import Result
 from hamcl.bench.report import Setting, compare, report_plot
 from hamcl.bench.run import RunOptions, check_folder, run
 from hamcl.bench.state import load_state
-from hamcl.config import HAMConfig
 from hamcl.learner import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.registry import load_method
@@ -97,7 +96,7 @@ def demo(
                 on_start(f"{part.stream}: {name}", len(stream))
             kind, folder = load_method(name), out / part.stream / name
             backbone = load_backbone(part.backbone, **part.backbone_options)
-            method = kind(backbone, HAMConfig.from_dict({**kind.defaults, **part.config}))
+            method = kind(backbone, kind.config_type.from_dict({**kind.defaults, **part.config}))
             options = RunOptions(
                 method=name,
                 stream={"spec": part.stream, **part.options},

@@ -2,14 +2,16 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from hamcl.config import HAMConfig, read_options
+from hamcl.config import HAMConfig, read_options, read_value
+from hamcl.errors import UsageError
 
 CONFIG_PANEL = "Method (defaults of ham; a baseline sets some of its own)"
 NONE: Any = object()
@@ -23,7 +25,12 @@ def config_parameters() -> list[Parameter]:
 
 
 def build_config(
-    given: dict[str, Any], *, file: Path | None = None, preset: str = "default", defaults: dict[str, Any] | None = None
+    given: dict[str, Any],
+    *,
+    file: Path | None = None,
+    preset: str = "default",
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+    kind: type[HAMConfig] = HAMConfig,
 ) -> HAMConfig:
     """Put the layers of settings together; each overrides the ones before it.
 
@@ -32,12 +39,37 @@ def build_config(
         file: a YAML or JSON file.
         preset: the name of a preset.
         defaults: the method's own, above the preset: they are what makes it this method.
+        kind: the method's type of settings.
 
     Raises:
         UsageError: an option does not exist, or a value is not allowed.
     """
     line = {name: None if value is NONE else value for name, value in given.items() if value is not None}
-    return HAMConfig.from_dict({**(defaults or {}), **(read_options(file) if file else {}), **line}, preset=preset)
+    return kind.from_dict({**defaults, **(read_options(file) if file else {}), **line}, preset=preset)
+
+
+def method_options(lines: Sequence[str], kind: type[HAMConfig]) -> dict[str, Any]:
+    """Read "name=value" for the options that `kind` adds to `HAMConfig`; values are read as in a YAML file.
+
+    Raises:
+        UsageError: there is no "=", no such option, or two values of one.
+    """
+    common = {field.name for field in dataclasses.fields(HAMConfig)}
+    own = [field.name for field in dataclasses.fields(kind) if field.name not in common]
+    found: dict[str, Any] = {}
+    for line in lines:
+        name, equals, value = line.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"--method-option {line!r} must be name=value")
+        if name not in own:
+            flag = f"; give it as --{name.replace('_', '-')}" if name in common else ""
+            known = f"it has {', '.join(own)}" if own else "it has none of its own"
+            raise UsageError(f"{name!r} is not an option of this method alone ({known}){flag}")
+        if name in found:
+            raise UsageError(f"--method-option {name} is given twice; leave one out")
+        found[name] = NONE if value.strip().lower() == "none" else read_value(value)
+    return found
 
 
 def with_parameters(function: Callable[..., None], parameters: Sequence[Parameter]) -> Callable[..., None]:
