@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hamcl.cli.main import run
 from hamcl.cli.options import build_config, config_parameters, integers, with_parameters
+from hamcl.cli.run import run
 from hamcl.config import PAPER, HAMConfig
 from hamcl.errors import UsageError
 from hamcl.registry import METHODS

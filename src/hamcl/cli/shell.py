@@ -1,0 +1,83 @@
+"""What all commands share: the consoles, errors as sentences, and options that mean the same everywhere."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from hamcl.config import PRESETS
+from hamcl.errors import HamError, UsageError
+
+shown = Console(width=None if sys.stdout.isatty() else 120)  # a table piped to a file need not fold
+errors = Console(stderr=True)
+PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
+
+RESUMED = "interrupted; what was finished is recorded, and --resume goes on from there"
+
+STREAM = "Stream and backbone"
+BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
+
+ImageSize = Annotated[int | None, typer.Option(help="Height and width of images in pixels.", rich_help_panel=STREAM)]
+MaxLength = Annotated[int | None, typer.Option(help="The most tokens of a text.", rich_help_panel=STREAM)]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="YAML or JSON file of method options; the command line overrides it.")
+]
+Preset = Annotated[str, typer.Option(help=f"Start from these method options: {', '.join(PRESETS)}.")]
+Moving = Annotated[
+    bool | None,
+    typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads of PyTorch.")]
+
+
+@contextmanager
+def sentences(interrupted: str = RESUMED) -> Iterator[None]:
+    """Turn the errors a user can cause into one sentence and an exit code: 2 usage, 1 others, 130 interrupted.
+
+    Args:
+        interrupted: what to say when the user stops the command.
+    """
+    try:
+        yield
+    except HamError as error:
+        fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        fail(f"cannot read or write{where}: {error.strerror or error}", 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        fail("the device is out of memory; lower --batch-size, --eval-batch-size or the size of the inputs", 1)
+    except KeyboardInterrupt:
+        fail(interrupted, 130)
+
+
+def fail(sentence: str, code: int) -> NoReturn:
+    """Say what went wrong and end the command."""
+    complain(sentence)
+    raise typer.Exit(code)
+
+
+def complain(sentence: str) -> None:
+    """Say what went wrong."""
+    errors.print(Text(f"error: {sentence}", style="red"), soft_wrap=True)
+
+
+def present(**options: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def prepare(threads: int | None) -> None:
+    """Set the number of threads, and silence the bars of libraries, which would run through our own."""
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if threads is not None:
+        torch.set_num_threads(threads)
