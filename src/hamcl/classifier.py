@@ -6,6 +6,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from hamcl.checkpoint import Checkpoint
 from hamcl.config import HAMConfig
 from hamcl.method import Method, State, TaskReport, prefixed, stripped
 from hamcl.nn.attach import AdaptedBackbone
@@ -39,6 +40,7 @@ class Classifier(Method):
         model: batch -> features.
         rows: the linear classifier rows trained with each task.
         head: what classifies; `rows` itself for the heads "linear" and "cosine".
+        checkpoint: keeps the position of the training in `learn`; None, as at first, keeps none.
     """
 
     def __init__(self, backbone: Backbone, config: HAMConfig, model: Model) -> None:
@@ -46,6 +48,7 @@ class Classifier(Method):
         self.model = model
         self.model.to(self.device)
         self.model.eval()
+        self.checkpoint: Checkpoint | None = None
         self.rows = Rows(backbone.width, cosine=config.head == "cosine")
         self.head: Head = self.rows
         if config.head not in ("linear", "cosine"):
@@ -135,6 +138,7 @@ class Classifier(Method):
             augmentation=task.augmentation,
             anchors=anchors,
             progress=progress,
+            checkpoint=self.checkpoint,
         )
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:

@@ -7,9 +7,11 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *purpose: int | str) -> int:
@@ -40,3 +42,29 @@ def scoped(seed: int, *purpose: int | str) -> Iterator[None]:
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
+
+
+def capture(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The states of the global generators, as tensors and plain JSON, for `restore`."""
+    tensors = {"torch": torch.get_rng_state()}
+    if device.type != "cpu":
+        tensors["device"] = torch.get_device_module(device).get_rng_state()
+    kind, key, *rest = np.random.get_state(legacy=True)
+    tensors["numpy"] = torch.from_numpy(np.asarray(key).astype(np.int64))
+    version, words, gauss = random.getstate()
+    tensors["python"] = torch.tensor(words)
+    return tensors, {
+        "numpy": [kind, *(x.item() if isinstance(x, np.generic) else x for x in rest)],
+        "python": [version, gauss],
+    }
+
+
+def restore(tensors: dict[str, Tensor], meta: dict[str, Any], device: torch.device) -> None:
+    """Put the global generators into the states that `capture` took."""
+    torch.set_rng_state(tensors["torch"])
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(tensors["device"])
+    kind, *rest = meta["numpy"]
+    np.random.set_state((kind, tensors["numpy"].numpy().astype(np.uint32), *rest))
+    version, gauss = meta["python"]
+    random.setstate((version, tuple(tensors["python"].tolist()), gauss))

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from hamcl.checkpoint import Checkpoint, capture, restore
 from hamcl.config import HAMConfig
 from hamcl.errors import TrainingError, UsageError
 from hamcl.nn.heads import TaskRows
@@ -128,12 +129,17 @@ def _collate(preprocess: Preprocess) -> Callable[[list[tuple[Any, int, int]]], t
 
 
 class _Buckets:
-    """Shuffled batches of samples of similar length, for text; plain shuffled batches without lengths."""
+    """Shuffled batches of samples of similar length, for text; plain shuffled batches without lengths.
+
+    Attributes:
+        skip: batches to leave out at the beginning of the next pass.
+    """
 
     WINDOW = 16
 
     def __init__(self, count: int, batch_size: int, random: torch.Generator, lengths: Sequence[int] | None) -> None:
         self.count, self.batch_size, self.random, self.lengths = count, batch_size, random, lengths
+        self.skip = 0
 
     def __len__(self) -> int:
         return math.ceil(self.count / self.batch_size)
@@ -145,7 +151,8 @@ class _Buckets:
             windows = [sorted(order[i : i + window], key=lambda j: lengths[j]) for i in range(0, len(order), window)]
             order = [i for block in windows for i in block]
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
-        for b in torch.randperm(len(batches), generator=self.random).tolist():
+        first, self.skip = self.skip, 0
+        for b in torch.randperm(len(batches), generator=self.random).tolist()[first:]:
             yield batches[b]
 
 
@@ -174,6 +181,7 @@ def fit(
     augmentation: Augmentation = "none",
     anchors: Tensor | None = None,
     progress: Progress | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Fit:
     """Train the current adapter, the importances and the rows of one task.
 
@@ -185,6 +193,8 @@ def fit(
         index: the task's position in the stream, part of every seed drawn here.
         anchors: features of the samples without the adapter, shape (n, width), where no augmentation changes them;
             otherwise they are computed for each batch.
+        checkpoint: keeps the position from time to time; what it loads is where training goes on, and everything
+            else must be as it was then.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -213,13 +223,27 @@ def fit(
         torch.compiler.reset()
     forward: Callable[[Batch], Tensor] = torch.compile(model) if config.compile else model
 
-    report, start, step = Fit(), time.perf_counter(), 0
+    report, start, step, total = Fit(), time.perf_counter(), 0, 0.0
+    saved = checkpoint.load() if checkpoint else None
+    if saved is not None:
+        step, total = saved["meta"]["progress"]["step"], saved["meta"]["progress"]["total"]
+        report = Fit(**saved["meta"]["progress"]["report"])
+        start -= report.seconds
+    # A position at the end of an epoch counts as inside it: the epoch then ends as it would have.
+    begun = max(0, step - 1) // len(buckets)
     model.train()
     try:
         with scoped(config.seed, index, "train"):
-            for epoch in range(config.epochs):
-                total = 0.0
-                for batch, labels, indices in loader:
+            for _ in range(begun):
+                for _ in buckets:
+                    pass
+            buckets.skip = step - begun * len(buckets)
+            for epoch in range(begun, config.epochs):
+                batches = iter(loader)
+                if saved is not None:
+                    restore(saved, optimizer.optimizer, scheduler, trained, device)
+                    saved = None
+                for batch, labels, indices in batches:
                     batch, labels = _to(batch, device), labels.to(device)
                     with autocast(device, config.precision):
                         features = forward(batch).float()
@@ -251,7 +275,11 @@ def fit(
                     if progress:
                         rate = report.samples / report.seconds
                         progress(Step(task, epoch + 1, config.epochs, step, steps, value, rate))
+                    if checkpoint and step < steps and checkpoint.due(epoch_done=step % len(buckets) == 0):
+                        counters = {"step": step, "total": total, "report": asdict(report)}
+                        checkpoint.save(capture(optimizer.optimizer, scheduler, trained, device, counters))
                 report.losses.append(total / len(buckets))
+                total = 0.0
             # No loss shows what the last step did.
             with torch.no_grad(), autocast(device, config.precision):
                 if not rows(model(batch).float()).isfinite().all():
