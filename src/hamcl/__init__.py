@@ -7,12 +7,12 @@ if TYPE_CHECKING:
     from hamcl.config import HAMConfig
     from hamcl.learner import HAM
     from hamcl.nn.backbones import load_backbone
-    from hamcl.streams import load_stream
+    from hamcl.streams import load_stream, load_task
     from hamcl.streams.base import Samples, Stream, Task
 
 __version__ = "0.1.0"
 
-__all__ = ["HAM", "HAMConfig", "Samples", "Stream", "Task", "__version__", "load_backbone", "load_stream"]
+__all__ = ["HAM", "HAMConfig", "Samples", "Stream", "Task", "__version__", "load_backbone", "load_stream", "load_task"]
 
 # Imported when first asked for: PyTorch and the model libraries take seconds, and `ham --help` needs none of them.
 _HOMES = {
@@ -23,6 +23,7 @@ _HOMES = {
     "Task": "hamcl.streams.base",
     "load_backbone": "hamcl.nn.backbones",
     "load_stream": "hamcl.streams",
+    "load_task": "hamcl.streams",
 }
 
 

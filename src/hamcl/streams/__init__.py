@@ -6,6 +6,7 @@ from hamcl.streams.lazy import read_image
 from hamcl.streams.registry import SOURCES, load_source, load_stream
 from hamcl.streams.source import Source
 from hamcl.streams.split import split
+from hamcl.streams.task import load_task
 
 __all__ = [
     "SOURCES",
@@ -16,6 +17,7 @@ __all__ = [
     "check",
     "load_source",
     "load_stream",
+    "load_task",
     "read_image",
     "split",
 ]

@@ -1,0 +1,65 @@
+"""One task from wherever its data lies; what kind of data a path holds is seen from what is there."""
+
+from pathlib import Path
+from typing import get_args
+
+from hamcl.errors import DataError, UsageError
+from hamcl.streams import text
+from hamcl.streams.base import Augmentation, Task
+from hamcl.streams.registry import SOURCES, load_source
+from hamcl.streams.source import did_you_mean, listed
+
+
+def load_task(where: str | Path, *, name: str | None = None, augmentation: Augmentation | None = None) -> Task:
+    """Return a whole data set as one task: its training split, and its test split where it has one.
+
+    Args:
+        where: a folder with one sub-folder of images for each class, with or without `train/` and `test/` above; a
+            parquet file or a folder of them; a CSV, TSV or JSON-lines file of texts, or a folder with `train.csv`;
+            or a specification such as "hub:ID" (see `load_source`). A path that exists is taken for a path.
+        name: the task's name; by default that of the file (without its suffix), of the folder or of the data set.
+        augmentation: how training images are varied; by default as photos, unless the source knows better.
+
+    Raises:
+        UsageError: the specification cannot be meant.
+        DataError: the data is not there or cannot be used.
+    """
+    source = load_source(_specification(where))
+    if augmentation not in (None, *get_args(Augmentation)):
+        raise UsageError(
+            f"augmentation is {augmentation!r}; {did_you_mean(str(augmentation), get_args(Augmentation))}"
+        )
+    if source.modality == "text" and augmentation not in (None, "none"):
+        raise UsageError(f"{where} holds texts, which are not augmented; leave augmentation={augmentation!r} out")
+    return Task(
+        source.name if name is None else name,
+        source.classes,
+        source.train,
+        test=source.test,
+        modality=source.modality,
+        augmentation=augmentation or source.augmentation,
+    )
+
+
+def _specification(where: str | Path) -> str:
+    path = Path(where).expanduser()
+    if path.exists():
+        return f"{_kind(path)}:{path}"
+    if str(where).partition(":")[0] in SOURCES:
+        return str(where)
+    raise DataError(f"there is no file or folder {str(where)!r}, and no source of that name; check the path")
+
+
+def _kind(path: Path) -> str:
+    """The source that reads a file or folder."""
+    if path.is_file():
+        suffix = path.suffix.lower()
+        if suffix not in (*text.SUFFIXES, ".parquet"):
+            raise DataError(
+                f"{path} is no data set; give a folder with one sub-folder of images for each class, or a file "
+                f"that ends in {listed([*text.SUFFIXES, '.parquet'])}"
+            )
+        return "parquet" if suffix == ".parquet" else "text"
+    if any((path / f"{split}{suffix}").is_file() for split in text.SPLITS for suffix in text.SUFFIXES):
+        return "text"
+    return "parquet" if any(path.rglob("*.parquet")) else "folder"
