@@ -6,6 +6,7 @@ import pytest
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import load_task
+from hamcl.streams.task import regroup
 
 
 def test_a_folder_of_class_folders_is_a_task_of_its_name(tiny, tmp_path):
@@ -77,3 +78,25 @@ def test_what_cannot_be_a_task_is_told_in_a_sentence(tiny, tmp_path):
     (tmp_path / "t.csv").write_text("text,label\nx,y\n")
     with pytest.raises(UsageError, match="holds texts"):
         load_task(tmp_path / "t.csv", augmentation="photo")
+
+
+def test_test_data_is_sorted_by_the_task_that_learned_its_class(tiny, tmp_path):
+    tiny.folders(tmp_path / "a", {"wren": 1, "robin": 2})
+    tiny.folders(tmp_path / "b" / "train", {"eagle": 1})
+    tiny.folders(tmp_path / "b" / "test", {"eagle": 1}, first=9)
+    tests = [load_task(tmp_path / "a"), load_task(tmp_path / "b")]
+    learned = {"one": ["robin", "eagle"], "two": ["wren", "robin"], "three": ["owl"]}
+    one, two = regroup(tests, learned)
+    assert (one.name, one.classes, len(one.train)) == ("one", ("eagle", "robin"), 0)
+    assert tiny.contents(one.test) == [(1, 1), (2, 1), (9, 0)], "robin counts to the first task, eagle's test split"
+    assert (two.name, two.classes, tiny.contents(two.test)) == ("two", ("wren",), [(0, 0)])
+
+
+def test_classes_that_were_not_learned_are_refused_or_left_out(tiny, tmp_path):
+    tiny.folders(tmp_path / "a", {"wren": 1, "robin": 1, "owl": 1})
+    with pytest.raises(DataError, match="not learned: owl, robin;"):
+        regroup([load_task(tmp_path / "a")], {"one": ["wren"]})
+    (task,) = regroup([load_task(tmp_path / "a")], {"one": ["wren"]}, known=True)
+    assert tiny.contents(task.test) == [(0, 0)]
+    with pytest.raises(DataError, match="no sample"):
+        regroup([load_task(tmp_path / "a")], {"one": ["lark"]}, known=True)

@@ -1,11 +1,12 @@
 """One task from wherever its data lies; what kind of data a path holds is seen from what is there."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import get_args
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import text
-from hamcl.streams.base import Augmentation, Task
+from hamcl.streams.base import Augmentation, Joined, Samples, Selected, Task
 from hamcl.streams.registry import SOURCES, load_source
 from hamcl.streams.source import did_you_mean, listed
 
@@ -63,3 +64,39 @@ def _kind(path: Path) -> str:
     if any((path / f"{split}{suffix}").is_file() for split in text.SPLITS for suffix in text.SUFFIXES):
         return "text"
     return "parquet" if any(path.rglob("*.parquet")) else "folder"
+
+
+def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, known: bool = False) -> list[Task]:
+    """Return one task for each learned task that has samples among `tests`, with those samples as its test split.
+
+    The samples of a task are its test split, or the training split where it has none. A class that several tasks
+    learned counts to the first of them.
+
+    Args:
+        learned: task name -> its class names.
+        known: leave out the samples of classes that were not learned.
+
+    Raises:
+        DataError: there is a class that was not learned (unless `known`), or no sample is left.
+    """
+    splits = [(task, task.test if len(task.test) else task.train) for task in tests]
+    names = [task.classes[y] for task, split in splits for y in split.labels]
+    inputs = Joined(tuple(split.inputs for _, split in splits))
+    home = {name: task for task, classes in reversed([*learned.items()]) for name in classes}
+    strange = sorted({name for name in names if name not in home})
+    if strange and not known:
+        raise DataError(f"classes that were not learned: {listed(strange)}; leave them out, or learn them first")
+    by_task: dict[str, list[int]] = {task: [] for task in learned}
+    for i, name in enumerate(names):
+        if name in home:
+            by_task[home[name]].append(i)
+    found = []
+    for task, indices in by_task.items():
+        if indices:
+            classes = tuple(dict.fromkeys(names[i] for i in sorted(indices, key=lambda i: names[i])))
+            labels = [classes.index(names[i]) for i in indices]
+            split = Samples(Selected(inputs, tuple(indices)), labels)
+            found.append(Task(task, classes, Samples(), test=split, modality=tests[0].modality))
+    if not found:
+        raise DataError("no sample is of a class that was learned; learn the classes first")
+    return found
