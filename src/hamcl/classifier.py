@@ -2,12 +2,14 @@
 
 import time
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from hamcl.checkpoint import Checkpoint
 from hamcl.config import HAMConfig
+from hamcl.errors import UsageError
 from hamcl.method import Method, State, TaskReport, prefixed, stripped
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
@@ -43,8 +45,16 @@ class Classifier(Method):
         checkpoint: keeps the position of the training in `learn`; None, as at first, keeps none.
     """
 
+    heads: Sequence[str] = ("linear", "cosine", "ncm", "lda", "ridge")
+    """What the option `head` may be."""
+
     def __init__(self, backbone: Backbone, config: HAMConfig, model: Model) -> None:
         super().__init__(backbone, config)
+        if config.head not in self.heads:
+            raise UsageError(
+                f"{type(self).__name__} brings its own classifier: head={config.head!r} must be "
+                f"{' or '.join(self.heads)}, the rows a task trains with"
+            )
         self.model = model
         self.model.to(self.device)
         self.model.eval()

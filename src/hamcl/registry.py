@@ -11,7 +11,12 @@ METHODS = {
     "seq-lora": "hamcl.methods.seq_lora:SeqLoRA",
     "joint": "hamcl.methods.joint:Joint",
     "frozen": "hamcl.methods.frozen:Frozen",
+    "ranpac": "hamcl.methods.ranpac:RanPAC",
     "lora-per-task": "hamcl.methods.lora_per_task:LoRAPerTask",
+    "sd-lora": "hamcl.methods.sd_lora:SDLoRA",
+    "inflora": "hamcl.methods.inflora:InfLoRA",
+    "ease": "hamcl.methods.ease:EASE",
+    "slca": "hamcl.methods.slca:SLCA",
 }
 
 

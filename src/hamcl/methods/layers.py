@@ -1,8 +1,11 @@
-"""An adapter's layers as flat tensors, for state dicts."""
+"""Adapters as flat tensors, for state dicts."""
+
+from collections.abc import Sequence
 
 from torch import Tensor
 
 from hamcl.ham import Factors, Layers
+from hamcl.method import prefixed, stripped
 
 
 def layers_state(layers: Layers) -> dict[str, Tensor]:
@@ -14,3 +17,13 @@ def layers_from(tensors: dict[str, Tensor]) -> dict[str, Factors]:
     """Undo `layers_state`."""
     names = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
     return {name: Factors(tensors[f"{name}.A"], tensors[f"{name}.B"]) for name in names}
+
+
+def adapters_state(adapters: Sequence[Layers]) -> dict[str, Tensor]:
+    """`i.LAYER.A` and `i.LAYER.B` of every adapter."""
+    return {name: t for i, layers in enumerate(adapters) for name, t in prefixed(str(i), layers_state(layers)).items()}
+
+
+def adapters_from(tensors: dict[str, Tensor], count: int) -> list[dict[str, Factors]]:
+    """Undo `adapters_state`."""
+    return [layers_from(stripped(str(i), tensors)) for i in range(count)]

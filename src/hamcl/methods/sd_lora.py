@@ -1,0 +1,68 @@
+"""SD-LoRA (arXiv 2501.13198): directions of earlier tasks stay fixed, all magnitudes are learned anew."""
+
+import math
+from dataclasses import replace
+from types import MappingProxyType
+
+from torch import Tensor
+
+from hamcl.classifier import Classifier, adapted
+from hamcl.config import HAMConfig
+from hamcl.ham import Adapter, Layers
+from hamcl.method import State, TaskReport
+from hamcl.methods.layers import adapters_from, adapters_state
+from hamcl.nn.attach import AdaptedBackbone
+from hamcl.nn.backbones import Backbone
+from hamcl.streams.base import Samples, Task
+
+
+class SDLoRA(Classifier):
+    """One adapter per task, all of them active: `W0 + sum_k alpha_k D_k`, with `D_k` normalised (eq. 4).
+
+    While task t is learned, its A and B train together with `alpha_1 ... alpha_t`. A magnitude is one number for all
+    layers, as in the authors' code. They divide every layer's B A by |A| |B| (Frobenius norms) and restart all
+    magnitudes at 0.8 for each task; here the direction of a task is its whole update, divided by the root mean square
+    of |A| |B| over the layers, and its magnitude starts from what it was, so that nothing jumps between tasks. The
+    magnitudes train at `importance_lr`. The variants that save parameters (RR and KD) are not here: all methods
+    share one rank.
+    """
+
+    defaults = MappingProxyType({"head": "linear", "distill": 0.0})
+    model: AdaptedBackbone
+
+    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
+        super().__init__(backbone, config, adapted(backbone, replace(config, max_groups=None)))
+        self.directions: list[Layers] = []
+        self.magnitudes: list[float] = []
+
+    def _begin(self) -> None:
+        self.model.start_task()
+
+    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+        adapter = self.model.task_adapter(task.name)
+        adapter.check()
+        self.magnitudes = self.model.group_importance.detach().cpu().tolist()
+        direction, magnitude = _decoupled(adapter)
+        self.directions.append(direction)
+        self.magnitudes.append(magnitude)
+        self._show_directions()
+
+    def _show_directions(self) -> None:
+        self.model.end_task()
+        self.model.load_groups(self.directions, self.magnitudes)
+
+    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+        return adapters_state(self.directions), {"magnitudes": list(self.magnitudes)}
+
+    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        self.magnitudes = list(meta["magnitudes"])
+        self.directions = list(adapters_from(tensors, len(self.magnitudes)))
+        self._show_directions()
+
+
+def _decoupled(adapter: Adapter) -> tuple[Layers, float]:
+    """The adapter's direction and magnitude; one that never moved has magnitude 0."""
+    squares = [float(f.A.square().sum() * f.B.square().sum()) for f in adapter.layers.values()]
+    size = math.sqrt(sum(squares) / len(squares))
+    direction = {name: f.scaled(1 / size if size else 0.0) for name, f in adapter.layers.items()}
+    return direction, adapter.importance * size
