@@ -1,7 +1,7 @@
 """SLCA (arXiv 2303.05118): a slow learner, and classifier rows aligned on samples of class Gaussians."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -120,7 +120,7 @@ class SLCA(SeqLoRA):
     head: Aligned
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config)
+        super().__init__(backbone, replace(config, head_features="adapted"))
         self.head = Aligned(backbone.width, self.config)
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
