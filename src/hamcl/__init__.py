@@ -12,13 +12,25 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["HAM", "HAMConfig", "Samples", "Stream", "Task", "__version__", "load_backbone", "load_stream", "load_task"]
+__all__ = [
+    "HAM",
+    "HAMConfig",
+    "Samples",
+    "Store",
+    "Stream",
+    "Task",
+    "__version__",
+    "load_backbone",
+    "load_stream",
+    "load_task",
+]
 
 # Imported when first asked for: PyTorch and the model libraries take seconds, and `ham --help` needs none of them.
 _HOMES = {
     "HAM": "hamcl.learner",
     "HAMConfig": "hamcl.config",
     "Samples": "hamcl.streams.base",
+    "Store": "hamcl.store",
     "Stream": "hamcl.streams.base",
     "Task": "hamcl.streams.base",
     "load_backbone": "hamcl.nn.backbones",

@@ -1,0 +1,19 @@
+"""A model's life on disk: transactions, a manifest with checksums, undo."""
+
+from hamcl.store.diff import Difference
+from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
+from hamcl.store.store import Sizes, Store
+
+__all__ = [
+    "Confusion",
+    "Difference",
+    "Evaluation",
+    "Event",
+    "GroupRecord",
+    "Manifest",
+    "Score",
+    "Sizes",
+    "State",
+    "Store",
+    "TaskRecord",
+]

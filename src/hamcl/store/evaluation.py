@@ -1,0 +1,55 @@
+"""Accuracy by task and by class, and what is taken for what."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from hamcl.errors import DataError
+from hamcl.method import Method
+from hamcl.store.lock import now
+from hamcl.store.manifest import Confusion, Evaluation, Score
+from hamcl.streams.base import Task
+
+WORST = 20
+
+
+def evaluate(learner: Method, tasks: Sequence[Task]) -> Evaluation:
+    """Classify the test splits of `tasks` among all classes the learner knows.
+
+    Raises:
+        DataError: there is nothing to classify, a class was not learned, or two tasks have one name.
+    """
+    pairs: Counter[tuple[str, str]] = Counter()
+    by_task: dict[str, Score] = {}
+    for task in tasks:
+        if not len(task.test):
+            raise DataError(f"task {task.name!r} has no test samples to evaluate")
+        if unseen := [name for name in task.classes if name not in learner.classes]:
+            raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
+        if task.name in by_task:
+            raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
+        predicted = [learner.classes[c] for c in learner.logits(task.test).argmax(1).tolist()]
+        truth = [task.classes[y] for y in task.test.labels]
+        pairs.update(zip(truth, predicted, strict=True))
+        by_task[task.name] = _score([t == p for t, p in zip(truth, predicted, strict=True)])
+    if not by_task:
+        raise DataError("there are no tasks to evaluate")
+    seen = {truth for truth, _ in pairs}
+    by_class = {}
+    for name in (c for c in learner.classes if c in seen):
+        count = sum(n for (truth, _), n in pairs.items() if truth == name)
+        by_class[name] = Score(pairs[name, name] / count, count)
+    total = sum(pairs.values())
+    right = sum(n for (truth, predicted), n in pairs.items() if truth == predicted)
+    wrong = sorted(((n, t, p) for (t, p), n in pairs.items() if t != p), key=lambda x: (-x[0], x[1], x[2]))
+    return Evaluation(
+        time=now(),
+        learned=len(learner.tasks),
+        overall=Score(right / total, total),
+        tasks=by_task,
+        classes=by_class,
+        confusions=tuple(Confusion(t, p, n) for n, t, p in wrong[:WORST]),
+    )
+
+
+def _score(right: list[bool]) -> Score:
+    return Score(sum(right) / len(right), len(right))

@@ -1,0 +1,398 @@
+"""The manifest of a store: what was learned, which files hold it, and what happened when."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from hamcl.config import HAMConfig
+from hamcl.errors import DataError, UsageError
+from hamcl.store import files
+from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+LIMIT = 2**26
+"""The most bytes of a manifest that are read."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+_SIZES = {"rank": 2**10, "projection": 2**15, "max_groups": 2**12, "merge_rank": 2**12}
+
+
+@dataclass(frozen=True, config=STRICT)
+class BackboneOptions:
+    """Options of `load_backbone`."""
+
+    pretrained: bool = True
+    image_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    max_length: Annotated[int, Field(ge=1, le=2**15)] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class BackboneRecord:
+    """The backbone that the adapters belong to.
+
+    Attributes:
+        spec: what `load_backbone` is given.
+        fingerprint: of its weights, see `hamcl.nn.backbones.fingerprint`.
+        width: its features.
+    """
+
+    spec: str
+    options: BackboneOptions
+    fingerprint: Sha256
+    modality: Literal["image", "text"]
+    width: Annotated[int, Field(ge=1, le=2**20)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class TaskRecord:
+    """A learned task.
+
+    Attributes:
+        columns: its classes, as positions in the list of all classes.
+        samples: how many it was learned from; None for a task that came as an adapter.
+        data: sha256 of its class names and training samples; None likewise.
+        learned: when, in UTC.
+    """
+
+    name: str
+    columns: tuple[Count, ...]
+    samples: Count | None
+    data: Sha256 | None
+    learned: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class GroupRecord:
+    """A merged adapter; its tensors are `"<layer>.A"` and `"<layer>.B"`."""
+
+    importance: float
+    tasks: tuple[str, ...]
+    file: ObjectRecord
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        return tuple(name[:-2] for name in self.file.tensors if name.endswith(".A"))
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of a layer."""
+        return max((r.shape[0] for name, r in self.file.tensors.items() if name.endswith(".A")), default=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Decision:
+    """Why a task went into its group, see `hamcl.ham.grouping.Assignment`."""
+
+    index: Count
+    opened: bool
+    similarities: tuple[float, ...]
+    scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class CalibrationRecord:
+    """See `hamcl.ham.grouping.Calibration`."""
+
+    count: Count = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Score:
+    """Accuracy on some samples."""
+
+    accuracy: Fraction
+    samples: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Confusion:
+    """`count` samples of class `truth` were taken for `predicted`."""
+
+    truth: str
+    predicted: str
+    count: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Evaluation:
+    """Accuracies among all classes the model knew, on test splits.
+
+    Attributes:
+        learned: the number of tasks the model had learned.
+        overall: over all samples.
+        tasks, classes: by name.
+        confusions: the most frequent ones, worst first.
+    """
+
+    time: str
+    learned: Count
+    overall: Score
+    tasks: dict[str, Score]
+    classes: dict[str, Score]
+    confusions: tuple[Confusion, ...]
+
+
+@dataclass(frozen=True, config=STRICT)
+class State:
+    """Everything learned.
+
+    Attributes:
+        rows: the linear classifier rows.
+        head: tensor name -> file, for heads with statistics.
+    """
+
+    classes: tuple[str, ...] = ()
+    tasks: tuple[TaskRecord, ...] = ()
+    augmentation: Literal["none", "photo", "handwriting"] = "none"
+    groups: tuple[GroupRecord, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    calibration: CalibrationRecord = field(default_factory=CalibrationRecord)
+    rows: ObjectRecord | None = None
+    head: dict[str, ObjectRecord] = field(default_factory=dict)
+    evaluations: tuple[Evaluation, ...] = ()
+
+    @property
+    def files(self) -> dict[str, ObjectRecord]:
+        """Every object by the part it holds."""
+        found = {f"groups.{j}": group.file for j, group in enumerate(self.groups)}
+        found |= {"rows": self.rows} if self.rows else {}
+        return found | {f"head.{name}": record for name, record in self.head.items()}
+
+    @property
+    def key(self) -> str:
+        """Sha256 of what was learned, evaluations left out."""
+        return hashlib.sha256(dump({**asdict(self), "evaluations": []})).hexdigest()
+
+
+@dataclass(frozen=True, config=STRICT)
+class Earlier:
+    """An earlier state that `undo` can go back to; the file is JSON.
+
+    Attributes:
+        task: the last task it knows, None for the beginning.
+        tasks: how many tasks it knows.
+        objects: sha256 of its tensors' files.
+    """
+
+    task: str | None
+    tasks: Count
+    sha256: Sha256
+    size: Count
+    objects: tuple[Sha256, ...]
+
+    @property
+    def name(self) -> str:
+        """The path below the store."""
+        return f"{files.OBJECTS}/{self.sha256}.json"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Event:
+    """One command that changed the store."""
+
+    time: str
+    command: str
+    text: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Manifest:
+    """`manifest.json`.
+
+    Attributes:
+        format: version of the layout of the store.
+        config: all options of `HAMConfig`.
+        keep: how many earlier states are kept for `undo`.
+        state: the present one.
+        earlier: oldest first.
+        history: what happened, oldest first; `undo` adds to it and takes nothing away.
+    """
+
+    format: int
+    created: str
+    backbone: BackboneRecord
+    config: dict[str, bool | int | float | str | None]
+    keep: Count
+    state: State = field(default_factory=State)
+    earlier: tuple[Earlier, ...] = ()
+    history: tuple[Event, ...] = ()
+
+    @property
+    def options(self) -> HAMConfig:
+        """The config as HAMConfig."""
+        return HAMConfig.from_dict(dict(self.config))
+
+    def encode(self) -> bytes:
+        """The bytes of the file: JSON whose first key is the sha256 of the rest."""
+        return sealed(asdict(self))
+
+
+def dump(value: object, indent: int | None = None) -> bytes:
+    """JSON as UTF-8, the same for the same value."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
+
+
+def sealed(value: dict[str, Any]) -> bytes:
+    """JSON whose first line after the brace is "checksum", the sha256 of the rest."""
+    rest = dump(value, indent=1)[2:] + b"\n"
+    return _prefix(rest) + rest
+
+
+def opened(data: bytes, path: Path) -> bytes:
+    """`sealed` JSON without its checksum.
+
+    Raises:
+        DataError: a byte was changed.
+    """
+    rest = data[len(_prefix(b"")) :]
+    if data != _prefix(rest) + rest:
+        raise DataError(f"{path} was changed: its checksum is another one; restore it from a copy of the store")
+    return b"{\n" + rest
+
+
+def _prefix(rest: bytes) -> bytes:
+    return b'{\n "checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n'
+
+
+def check_format(data: bytes, path: Path) -> None:
+    """Raise DataError unless the JSON says that it has the present format version."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON ({error}); restore it from a copy of the store") from error
+    version = value.get("format") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise DataError(
+            f"{path} has format version {version}, newer than the {FORMAT} of this hamcl; install a newer hamcl"
+        )
+    if version != FORMAT or isinstance(version, bool):
+        raise DataError(
+            f"{path} has format version {str(version)[:20]}, which this hamcl does not read (it begins at {FORMAT}); "
+            "learn the tasks again into a new store"
+        )
+
+
+_MANIFEST, _STATE = TypeAdapter(Manifest), TypeAdapter(State)
+
+
+def parse(data: bytes, path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        DataError: it was changed, is of another format version, or says what cannot be.
+    """
+    check_format(data, path)
+    manifest = valid(_MANIFEST, opened(data, path), path)
+    try:
+        options = manifest.options
+    except UsageError as error:
+        raise DataError(f"the config in {path} cannot be used: {error}") from error
+    for name, most in _SIZES.items():
+        if (getattr(options, name) or 0) > most:
+            raise DataError(
+                f"the config in {path} has {name} = {getattr(options, name)}, but at most {most} is opened"
+            )
+    check_state(manifest.state, options, manifest.backbone.width, path)
+    counts = [*(earlier.tasks for earlier in manifest.earlier), len(manifest.state.tasks)]
+    if any(later <= sooner for sooner, later in pairwise(counts)):
+        raise DataError(f"{path} lists earlier states that are not earlier; restore it from a copy of the store")
+    return manifest
+
+
+def parse_state(data: bytes, manifest: Manifest, path: Path) -> State:
+    """Read and check an earlier state.
+
+    Raises:
+        DataError: it says what cannot be.
+    """
+    state = valid(_STATE, data, path)
+    check_state(state, manifest.options, manifest.backbone.width, path)
+    return state
+
+
+T = TypeVar("T")
+
+
+def valid(kind: TypeAdapter[T], data: bytes, path: Path) -> T:
+    """Turn JSON into dataclasses.
+
+    Raises:
+        DataError: a key is missing or unknown, or a value of the wrong type or out of range.
+    """
+    try:
+        return kind.validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])[:200] or "the whole"
+        raise DataError(
+            f"{path} is not valid at {where}: {first['msg']}; restore it from a copy of the store"
+        ) from error
+
+
+def check_state(state: State, options: HAMConfig, width: int, path: Path) -> None:
+    """Check what must hold between the parts of a state, from its records alone.
+
+    Raises:
+        DataError: names what does not hold.
+    """
+
+    def require(holds: bool, what: str) -> None:
+        if not holds:
+            raise DataError(f"{path} cannot be right: {what}; restore it from a copy of the store")
+
+    names = [task.name for task in state.tasks]
+    require(_unique(state.classes), "a class is listed twice")
+    require(_unique(names), "a task is listed twice")
+    for task in state.tasks:
+        require(bool(task.columns) and _unique(task.columns), f"task {task.name!r} has no classes, or one twice")
+    covered = {column for task in state.tasks for column in task.columns}
+    require(covered == set(range(len(state.classes))), "the columns of the tasks are not those of the classes")
+    members = [task for group in state.groups for task in group.tasks]
+    require(sorted(members) == sorted(names), "the groups do not hold every task once")
+    require(all(group.tasks for group in state.groups), "a group is empty")
+    require(options.max_groups is None or len(state.groups) <= options.max_groups, "there are too many groups")
+    require(len(state.decisions) == len(names), "there is not one decision for each task")
+    for name, record in state.files.items():
+        try:
+            record.check()
+        except DataError as error:
+            require(False, f"{name}: {error}")
+    shapes: dict[str, tuple[int, int]] = {}
+    for j, group in enumerate(state.groups):
+        for layer in group.layers:
+            a, b = group.file.tensors[f"{layer}.A"], group.file.tensors.get(f"{layer}.B")
+            fits = b is not None and len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
+            require(fits, f"layer {layer!r} of group {j} has no matching factors")
+            assert b is not None
+            shape = b.shape[0], a.shape[1]
+            require(shapes.setdefault(layer, shape) == shape, f"layer {layer!r} has two shapes")
+        require(len(group.file.tensors) == 2 * len(group.layers), f"group {j} holds other tensors than factors")
+    if not state.tasks:
+        require(state.rows is None and not state.head, "there are no tasks but files")
+        return
+    require(state.rows is not None, "the classifier rows are missing")
+    assert state.rows is not None
+    rows = {name: record.shape for name, record in state.rows.tensors.items()}
+    require(
+        rows == {"weight": (len(state.classes), width), "bias": (len(state.classes),)},
+        "there is not one classifier row for each class",
+    )
+    require(bool(state.head) == (options.head not in ("linear", "cosine")), "the head is not the config's")
+    for name, record in state.head.items():
+        require(list(record.tensors) == [name], f"the file of head.{name} holds something else")
+
+
+def _unique(values: Iterable[object]) -> bool:
+    listed = list(values)
+    return len(set(listed)) == len(listed)

@@ -1,0 +1,51 @@
+"""Every check of a store there is."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from hamcl.errors import DataError
+from hamcl.learner import HAM
+from hamcl.store import files, unfinished
+from hamcl.store.manifest import Earlier, Manifest, State
+from hamcl.store.objects import load_object
+
+
+def verify(
+    root: Path, manifest: Manifest, read_earlier: Callable[[Earlier], State], model: Callable[[], HAM]
+) -> list[str]:
+    """Check every checksum and shape, that all numbers are finite, and that the model can be put together.
+
+    The manifest was checked when it was read.
+
+    Returns:
+        What was checked, and what the next command will clean.
+
+    Raises:
+        DataError: names what is wrong.
+    """
+    files.check_folders(root, missing_ok=False)
+    lines = [f"manifest: format {manifest.format}, {len(manifest.state.tasks)} tasks, {len(manifest.history)} events"]
+    states = {"present": manifest.state}
+    for earlier in manifest.earlier:
+        states[f"after {earlier.task!r}" if earlier.task else "at the beginning"] = read_earlier(earlier)
+    checked: set[str] = set()
+    for when, state in states.items():
+        records = {part: record for part, record in state.files.items() if record.sha256 not in checked}
+        for part, record in records.items():
+            for name, tensor in load_object(root, record).items():
+                if not tensor.isfinite().all():
+                    raise DataError(f"tensor {name!r} of {part} in {root / record.name} holds numbers not finite")
+            checked.add(record.sha256)
+        size = sum(record.size for record in records.values())
+        lines.append(f"state {when}: {len(state.files)} files, of which {len(records)} its own, {size} bytes")
+    if position := unfinished.read(root):
+        load_object(root, position.position)
+        checked.add(position.position.sha256)
+        lines.append(f"unfinished learn of task {position.identity.task!r}, saved {position.saved}")
+    learner = model()
+    lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
+    known = checked | {earlier.sha256 for earlier in manifest.earlier}
+    left = [path for path in (root / files.OBJECTS).iterdir() if path.name.split(".")[0] not in known]
+    if left:
+        lines.append(f"{len(left)} leftover files, which the next command cleans")
+    return lines

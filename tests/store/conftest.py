@@ -1,0 +1,68 @@
+"""A backbone that loads in a moment, the settings of a small store, and its tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hamcl.config import HAMConfig
+
+BACKBONE: dict[str, Any] = {
+    "backbone": "timm/test_vit",
+    "backbone_options": {"pretrained": False, "image_size": 32},
+}
+OPTIONS: dict[str, Any] = {
+    "rank": 2,
+    "merge_rank": 3,
+    "max_groups": 2,
+    "targets": "qkv|fc1",
+    "epochs": 2,
+    "batch_size": 4,
+    "projection": 32,
+    "device": "cpu",
+}
+
+
+@pytest.fixture
+def create(tmp_path) -> Callable[..., Any]:
+    """Make a store `NAME.ham` in the test's folder with options besides the small ones."""
+    from hamcl.store import Store
+
+    def make(name: str = "birds", keep: int = 3, **options: Any) -> Store:
+        return Store.create(
+            tmp_path / f"{name}.ham", **BACKBONE, config=HAMConfig(**{**OPTIONS, **options}), keep=keep
+        )
+
+    return make
+
+
+@pytest.fixture
+def week(toy) -> Callable[[int], Any]:
+    """The task of a week: two classes of its own."""
+    return lambda i: toy.task(f"week-{i}", (f"a{i}", f"b{i}"), 5, augmentation="photo")
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory, toy) -> Path:
+    """A store of three tasks and one evaluation; copy it before changing it."""
+    from hamcl.store import Store
+
+    path = tmp_path_factory.mktemp("learned") / "birds.ham"
+    store = Store.create(path, **BACKBONE, config=HAMConfig(**OPTIONS))
+    tasks = [toy.task(f"week-{i}", (f"a{i}", f"b{i}"), 5, augmentation="photo") for i in range(3)]
+    for task in tasks:
+        store.learn(task)
+    store.evaluate(tasks)
+    return path
+
+
+@pytest.fixture
+def copied(learned, tmp_path) -> Any:
+    """A store of one's own that has learned three tasks."""
+    import shutil
+
+    from hamcl.store import Store
+
+    shutil.copytree(learned, tmp_path / "copy.ham")
+    return Store.open(tmp_path / "copy.ham")

@@ -1,0 +1,183 @@
+"""A store from its first day: learn, read again, evaluate, undo, forget earlier states."""
+
+import pytest
+import torch
+
+from hamcl.config import HAMConfig
+from hamcl.errors import DataError, UsageError
+from hamcl.learner import HAM
+from hamcl.nn.backbones import load_backbone
+from hamcl.store import Store
+
+
+def files(store):
+    """The bytes of everything the present state consists of."""
+    return {record.name: (store.path / record.name).read_bytes() for record in store.manifest.state.files.values()}
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda", "linear"])
+def test_a_learned_model_comes_back_bit_for_bit(create, week, toy, head):
+    store = create(head=head)
+    tasks = [week(i) for i in range(3)]
+    plain = HAM(load_backbone("timm/test_vit", pretrained=False, image_size=32), store.manifest.options)
+    for task in tasks:
+        report, alone = store.learn(task), plain.learn(task)
+        assert (report.group, report.opened, report.losses) == (alone.group, alone.opened, alone.losses)
+    again = Store.open(store.path)
+    assert again.manifest == store.manifest
+    model = again.model()
+    assert toy.same(model.state_dict(), plain.state_dict())
+    assert torch.equal(model.logits(tasks[0].test), plain.logits(tasks[0].test))
+    assert model.classes == again.manifest.state.classes == ("a0", "b0", "a1", "b1", "a2", "b2")
+
+
+def test_objects_that_did_not_change_are_shared(create, week):
+    store = create(threshold=50.0)  # opens two groups, then joins the more similar one
+    for i in range(2):
+        store.learn(week(i))
+    before = store.manifest.state.files
+    joined = store.learn(week(2)).group
+    after = store.manifest.state.files
+    assert after[f"groups.{joined}"] != before[f"groups.{joined}"]
+    assert after[f"groups.{1 - joined}"] == before[f"groups.{1 - joined}"]
+    assert after["head.projection"] == before["head.projection"]
+
+
+def test_the_manifest_tells_what_happened(copied):
+    manifest = copied.manifest
+    assert manifest.options == HAMConfig.from_dict(dict(manifest.config))
+    assert [event.command for event in manifest.history] == ["init", "learn", "learn", "learn", "eval"]
+    assert manifest.history[1].text == "learned task 'week-0': 2 classes from 10 samples, opened group 0"
+    assert all(event.versions["torch"] == torch.__version__ for event in manifest.history)
+    assert [(task.name, task.columns, task.samples) for task in manifest.state.tasks] == [
+        (f"week-{i}", (2 * i, 2 * i + 1), 10) for i in range(3)
+    ]
+    assert sorted(name for group in manifest.state.groups for name in group.tasks) == ["week-0", "week-1", "week-2"]
+    assert all(group.rank <= 3 and group.layers for group in manifest.state.groups)
+
+
+def test_undo_restores_the_exact_files_and_learning_again_gives_the_same(create, week):
+    store = create()
+    states, contents = [], []
+    for i in range(3):
+        store.learn(week(i))
+        states.append(store.manifest.state)
+        contents.append(files(store))
+    assert store.undo() == ["week-2"]
+    assert (store.manifest.state, files(store)) == (states[1], contents[1])
+    store.learn(week(2))
+    assert files(store) == contents[2]
+    assert store.undo(to="week-0") == ["week-1", "week-2"]
+    assert (store.manifest.state, files(store)) == (states[0], contents[0])
+    assert store.undo() == ["week-0"]
+    assert not store.model().classes
+    with pytest.raises(UsageError, match=r"keeps no state before the last task; it keeps none"):
+        store.undo()
+    assert [event.command for event in store.manifest.history].count("undo") == 3
+
+
+def test_only_the_last_states_are_kept(create, week):
+    store = create(keep=1)
+    for i in range(3):
+        store.learn(week(i))
+    assert [(e.task, e.tasks) for e in store.manifest.earlier] == [("week-1", 2)]
+    with pytest.raises(UsageError, match=r"no state of task 'week-0'; it keeps 'week-1'"):
+        store.undo(to="week-0")
+
+
+def test_gc_frees_what_earlier_states_alone_need(copied):
+    total = lambda: sum(p.stat().st_size for p in (copied.path / "objects").iterdir())  # noqa: E731
+    before = total()
+    freed = copied.gc(1)
+    assert freed == before - total() > 0
+    assert [e.tasks for e in copied.manifest.earlier] == [2]
+    assert copied.undo() == ["week-2"]
+    copied.gc(0)
+    assert {p.name for p in (copied.path / "objects").iterdir()} == {
+        record.name.split("/")[1] for record in copied.manifest.state.files.values()
+    }
+    assert copied.gc(0) == 0
+    copied.verify()
+
+
+def test_evaluations_are_recorded(copied, week):
+    result = copied.evaluate([week(0), week(2)])
+    assert result.tasks.keys() == {"week-0", "week-2"}
+    assert result.classes.keys() == {"a0", "b0", "a2", "b2"}
+    model = copied.model()
+    for i in (0, 2):
+        assert result.tasks[f"week-{i}"].accuracy == pytest.approx(model.evaluate(week(i)))
+    assert result.overall.samples == 24
+    assert Store.open(copied.path).manifest.state.evaluations[-1] == result
+    assert copied.manifest.history[-1].text.startswith("evaluated 2 tasks: ")
+
+
+def test_what_is_taken_for_what(copied, week, toy, monkeypatch):
+    monkeypatch.setattr(HAM, "logits", lambda self, samples: torch.eye(6)[[1] * len(samples)])  # all are b0
+    result = copied.evaluate([week(0), week(1)], record=False)
+    assert [(c.truth, c.predicted, c.count) for c in result.confusions] == [
+        ("a0", "b0", 6),
+        ("a1", "b0", 6),
+        ("b1", "b0", 6),
+    ]
+    assert (result.tasks["week-0"].accuracy, result.tasks["week-1"].accuracy, result.overall.accuracy) == (
+        0.5,
+        0,
+        0.25,
+    )
+    assert result.classes["b0"].accuracy == 1
+    assert len(copied.manifest.history) == 5
+
+
+def test_a_task_is_learned_once(copied, week):
+    with pytest.raises(DataError, match="has learned task 'week-1' already"):
+        copied.learn(week(1))
+
+
+def test_other_ways_to_learn_are_transactions_too(copied, week, toy):
+    with copied.transaction("import", "took over the adapter in x/") as model:
+        model.learn(week(7))
+    assert copied.manifest.history[-1].text == "took over the adapter in x/"
+    assert copied.manifest.state.tasks[-1].data is None
+    assert toy.same(copied.model().state_dict(), model.state_dict())
+    before = copied.manifest
+    with pytest.raises(UsageError, match="import added no task"), copied.transaction("import", "x"):
+        pass
+    with pytest.raises(ZeroDivisionError), copied.transaction("import", "x") as model:
+        model.learn(week(8))
+        1 / 0  # noqa: B018
+    assert copied.refresh() == before
+
+
+def test_create_refuses_what_is_there(create, tmp_path):
+    create()
+    with pytest.raises(UsageError, match=r"there is a store at .* already"):
+        create()
+    (tmp_path / "other.ham").mkdir()
+    (tmp_path / "other.ham" / "notes.txt").touch()
+    with pytest.raises(UsageError, match="holds something else"):
+        create("other")
+
+
+def test_open_needs_a_store(tmp_path):
+    with pytest.raises(UsageError, match="there is no store at"):
+        Store.open(tmp_path)
+
+
+def test_diff_names_what_differs(copied, learned, week):
+    copied.learn(week(3))
+    found = copied.diff(Store.open(learned))
+    assert {(d.section, d.name, d.theirs) for d in found if d.section in ("class", "task")} == {
+        ("class", "a3", None),
+        ("class", "b3", None),
+        ("task", "week-3", None),
+    }
+    assert any(d.section == "group" for d in found)
+    assert Store.open(learned).diff(Store.open(learned)) == []
+
+
+def test_sizes_are_bounded(copied):
+    sizes = copied.sizes()
+    assert 0 < sizes.groups <= sizes.groups_bound + 2 * 4096
+    assert sizes.rows + sizes.head + sizes.groups == sum(r.size for r in copied.manifest.state.files.values())
+    assert sizes.earlier > 0
