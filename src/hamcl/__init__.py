@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from hamcl.config import HAMConfig
     from hamcl.learner import HAM
     from hamcl.nn.backbones import load_backbone
+    from hamcl.store import Store
     from hamcl.streams import load_stream, load_task
     from hamcl.streams.base import Samples, Stream, Task
 
