@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import hamcl
-from hamcl.cli import run
+from hamcl.cli import life, run
 from hamcl.cli.options import config_parameters, with_parameters
 from hamcl.cli.shell import shown
 
@@ -32,7 +32,19 @@ def main(
     """Continual learning by hierarchical adapter merging."""
 
 
-BENCHMARKS = "Benchmarks"
+MODEL, BENCHMARKS = "A model for years", "Benchmarks"
+app.command("init", rich_help_panel=MODEL)(with_parameters(life.init, config_parameters()))
+for _name, _command in (
+    ("learn", life.learn),
+    ("status", life.status),
+    ("eval", life.evaluate),
+    ("predict", life.predict),
+    ("undo", life.undo),
+    ("verify", life.verify),
+    ("diff", life.diff),
+    ("gc", life.gc),
+):
+    app.command(_name, rich_help_panel=MODEL)(_command)
 app.command("run", rich_help_panel=BENCHMARKS)(with_parameters(run.run, config_parameters()))
 app.command("report", rich_help_panel=BENCHMARKS)(run.report)
 app.command("demo", rich_help_panel=BENCHMARKS)(run.demo)

@@ -1,5 +1,6 @@
 """What all commands share: the consoles, errors as sentences, and options that mean the same everywhere."""
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ Moving = Annotated[
     bool | None,
     typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads of PyTorch.")]
 
 
@@ -65,7 +67,24 @@ def fail(sentence: str, code: int) -> NoReturn:
 
 def complain(sentence: str) -> None:
     """Say what went wrong."""
-    errors.print(Text(f"error: {sentence}", style="red"), soft_wrap=True)
+    errors.print(Text(f"error: {printable(sentence)}", style="red"), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal: names come from files of strangers."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(sentence: str) -> None:
+    """Print a line as it is."""
+    shown.print(Text(printable(sentence)), soft_wrap=True)
+
+
+def say_json(value: Any) -> None:
+    """Print one JSON document for scripts, not folded or coloured."""
+    from hamcl.bench.files import plain  # numpy takes its time
+
+    typer.echo(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def present(**options: Any) -> dict[str, Any]:

@@ -1,0 +1,219 @@
+"""What the practitioner's commands show: the store as a tree, evaluations and differences as tables, predictions."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from rich.filesize import decimal
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from hamcl.bench.files import plain
+from hamcl.cli.inputs import Answer
+from hamcl.cli.shell import printable
+from hamcl.errors import UsageError
+from hamcl.store import Difference, Evaluation, Score, Sizes, Store
+
+Form = Literal["table", "csv", "jsonl"]
+SHOWN = 10
+"""Class names and rows listed before the rest is only counted."""
+
+
+def facts(store: Store) -> dict[str, Any]:
+    """What `ham status` knows, as plain values."""
+    manifest, state = store.manifest, store.manifest.state
+    tasks = [
+        {
+            "name": task.name,
+            "classes": [state.classes[c] for c in task.columns],
+            "samples": task.samples,
+            "learned": task.learned,
+            "group": decision.index,
+            "opened": decision.opened,
+            "similarities": decision.similarities,
+            "scores": decision.scores,
+        }
+        for task, decision in zip(state.tasks, state.decisions, strict=True)
+    ]
+    return plain(
+        {
+            "store": store.path,
+            "format": manifest.format,
+            "created": manifest.created,
+            "backbone": manifest.backbone,
+            "config": manifest.config,
+            "classes": state.classes,
+            "tasks": tasks,
+            "groups": [{"tasks": g.tasks, "importance": g.importance, "rank": g.rank} for g in state.groups],
+            "bytes": store.sizes(),
+            "undo": [{"task": earlier.task, "tasks": earlier.tasks} for earlier in manifest.earlier],
+            "evaluation": state.evaluations[-1] if state.evaluations else None,
+            "history": manifest.history,
+        }
+    )
+
+
+def status(store: Store) -> Tree:
+    """The store as a tree: classes, tasks with their similarities, groups, sizes and the last evaluation."""
+    manifest, state = store.manifest, store.manifest.state
+    backbone, options = manifest.backbone, manifest.options
+    tree = Tree(_text(f"{store.path}", "bold"))
+    sizes = "".join(
+        f", {name} {value}"
+        for name, value in (("image size", backbone.options.image_size), ("max length", backbone.options.max_length))
+        if value
+    )
+    tree.add(_text(f"backbone {backbone.spec}{sizes}, head {options.head}"))
+    tree.add(_text(f"{len(state.classes)} classes: {_some(state.classes)}"))
+    tasks = tree.add(f"{len(state.tasks)} tasks")
+    for number, (task, decision) in enumerate(zip(state.tasks, state.decisions, strict=True), 1):
+        line = f"{number} {task.name}: {len(task.columns)} classes"
+        line += f", {task.samples} samples" if task.samples is not None else ", an adapter"
+        line += f", {'opened' if decision.opened else 'joined'} group {decision.index}"
+        if decision.similarities:
+            line += f" (similarities {', '.join(f'{value:.2f}' for value in decision.similarities)})"
+        tasks.add(_text(line))
+    most = "" if options.max_groups is None else f" of at most {options.max_groups}"
+    groups = tree.add(f"{len(state.groups)} groups{most}")
+    for j, group in enumerate(state.groups):
+        branch = groups.add(f"group {j}: importance {group.importance:.3f}, rank {group.rank}")
+        branch.add(_text(_some(group.tasks)))
+    _disk(tree, store.sizes(), len(manifest.earlier), len(state.classes))
+    if state.evaluations:
+        last = state.evaluations[-1]
+        since = len(state.tasks) - last.learned
+        later = f", {since} tasks ago" if since else ""
+        branch = tree.add(f"last evaluation ({last.time}{later}): {_percent(last.overall)}")
+        for name, score in last.tasks.items():
+            branch.add(_text(f"{name}: {_percent(score)}"))
+    return tree
+
+
+def _disk(tree: Tree, sizes: Sizes, earlier: int, classes: int) -> None:
+    present = sizes.groups + sizes.rows + sizes.head
+    branch = tree.add(f"on disk: {decimal(present + sizes.earlier + sizes.unfinished)}")
+    bound = f", at most {decimal(sizes.groups_bound)} however many tasks come" if sizes.groups_bound else ""
+    branch.add(f"groups: {decimal(sizes.groups)}{bound}")
+    each = f", {decimal((sizes.rows) // classes)} a class" if classes else ""
+    branch.add(f"rows: {decimal(sizes.rows)}{each}")
+    if sizes.head:
+        branch.add(f"statistics of the head: {decimal(sizes.head)}")
+    branch.add(f"{earlier} earlier states for undo: {decimal(sizes.earlier)}")
+    if sizes.unfinished:
+        branch.add(f"an unfinished learn: {decimal(sizes.unfinished)}")
+
+
+def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
+    """Accuracy by task, by class (the worst ones unless `everything`) and the most frequent confusions."""
+    tasks = _table("task", "samples", "accuracy")
+    for name, score in result.tasks.items():
+        tasks.add_row(_text(name), str(score.samples), _accuracy(score))
+    tasks.add_section()
+    tasks.add_row("all", str(result.overall.samples), _accuracy(result.overall))
+    worst = sorted(result.classes.items(), key=lambda item: item[1].accuracy)
+    few = everything or len(worst) <= SHOWN
+    classes = _table("class" if few else f"class (the {SHOWN} worst of {len(worst)})", "samples", "accuracy")
+    for name, score in worst if few else worst[:SHOWN]:
+        classes.add_row(_text(name), str(score.samples), _accuracy(score))
+    if not result.confusions:
+        return [tasks, classes]
+    pairs = _table("class", "taken for", "times")
+    for pair in result.confusions if everything else result.confusions[:SHOWN]:
+        pairs.add_row(_text(pair.truth), _text(pair.predicted), str(pair.count))
+    return [tasks, classes, pairs]
+
+
+def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:
+    """One line for each thing that is not the same."""
+    table = Table("what", "", str(mine), str(theirs))
+    for difference in found:
+        table.add_row(
+            difference.section,
+            _text(difference.name),
+            *(_text(_value(v)) for v in (difference.mine, difference.theirs)),
+        )
+    return table
+
+
+def history(store: Store) -> Table:
+    """What happened to the store, oldest first."""
+    table = Table("when", "command", "what")
+    for event in store.manifest.history:
+        table.add_row(event.time, event.command, _text(event.text))
+    return table
+
+
+def form_of(form: Form | None, out: Path | None) -> Form:
+    """The format asked for, or that of the file to write.
+
+    Raises:
+        UsageError: the two contradict each other, or the file's name does not tell.
+    """
+    known: dict[str, Form] = {".csv": "csv", ".jsonl": "jsonl"}
+    if out is None:
+        return form or "table"
+    if form == "table":
+        raise UsageError(f"a table is for reading and is not written to {out}; take --format csv or jsonl")
+    if form is None and out.suffix.lower() not in known:
+        raise UsageError(f"{out} does not say its format; end it in .csv or .jsonl, or give --format")
+    return form or known[out.suffix.lower()]
+
+
+def write_answers(answers: Iterable[Answer], form: Literal["csv", "jsonl"], file: TextIO) -> None:
+    """Write predictions as they come: CSV with one line for each input and rank, or one JSON object for each input."""
+    if form == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["input", "rank", "label", "probability"])
+    for answer in answers:
+        if form == "csv":
+            pairs = zip(answer.labels, answer.probabilities, strict=True)
+            writer.writerows([answer.input, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(pairs, 1))
+        else:
+            file.write(json.dumps(plain(answer), ensure_ascii=False) + "\n")
+
+
+def predictions(answers: Iterable[Answer]) -> Table:
+    """One line for each input."""
+    table = _table("input", "class", "probability")
+    for answer in answers:
+        labels = Text("\n").join(_text(name) for name in answer.labels)
+        table.add_row(_text(answer.input), labels, "\n".join(f"{100 * p:.1f} %" for p in answer.probabilities))
+    return table
+
+
+def _table(name: str, *others: str) -> Table:
+    table = Table()
+    table.add_column(name, overflow="fold")
+    for other in others:
+        table.add_column(other, justify="left" if other in ("class", "taken for") else "right", overflow="fold")
+    return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    """Names as they are: nothing in them is markup, and nothing moves the cursor."""
+    return Text(printable(text), style=style)
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return (", ".join(names[:SHOWN]) or "none yet") + more
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+
+
+def _accuracy(score: Score) -> str:
+    return f"{100 * score.accuracy:.1f} %"
+
+
+def _percent(score: Score) -> str:
+    return f"{_accuracy(score)} of {score.samples} samples"
