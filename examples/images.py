@@ -26,9 +26,9 @@ for learned, task in enumerate(stream, 1):
     print(f"{task.name}: {report.seconds:.0f} s, group {report.group}, accuracy on the tasks so far {accuracy}")
 
 # All groups become one update: a LoRA adapter for PEFT, the backbone with it added, and the classifier.
-model.export(args.out)
+model.export(args.out, "merged", overwrite=True)
 images = [stream[0].test.inputs[i] for i in range(5)]
 truth = [stream[0].classes[y] for y in stream[0].test.labels[:5]]
 for name, guesses in zip(truth, model.predict(images, k=3).labels, strict=True):
     print(f"an image of {name!r}: {', '.join(guesses)}")
-print(f"{args.out}: peft/, merged/, head.safetensors and classes.json, for {len(model.classes)} classes")
+print(f"{args.out}: plain weights for {len(model.classes)} classes, and README.md with the code to use them")

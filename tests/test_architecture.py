@@ -71,6 +71,14 @@ def test_nn_builds_on_ham_alone():
     assert breaches("hamcl.nn", lambda name: not within(name, "hamcl") or within(name, *allowed)) == []
 
 
+def test_exports_build_on_nn_and_do_not_know_the_learner():
+    allowed = ("hamcl.ham", "hamcl.nn", "hamcl.export", "hamcl.errors", "hamcl.streams.base")
+    assert (
+        breaches("hamcl.export", lambda name: name == "hamcl" or not within(name, "hamcl") or within(name, *allowed))
+        == []
+    )
+
+
 def test_streams_know_neither_modules_nor_the_method():
     assert breaches("hamcl.streams", lambda name: not within(name, "hamcl.nn", "hamcl.ham")) == []
 

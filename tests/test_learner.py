@@ -4,14 +4,10 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hamcl.bench.state import load_state, save_state
@@ -401,40 +397,6 @@ def test_nothing_can_be_merged_before_something_is_learned(build, tmp_path):
         with pytest.raises(UsageError, match=r"nothing was learned yet: call learn\(task\) first"):
             ask()
     assert not (tmp_path / "out").exists()
-
-
-def exported_logits(folder: Path, x: Tensor) -> Tensor:
-    """The head as its file says, without hamcl."""
-    tensors = load_file(folder / "head.safetensors")
-    with safe_open(folder / "head.safetensors", "pt") as file:
-        normalize = json.loads(file.metadata()["normalize"])
-    x = x.to(tensors["weight"].dtype)
-    if normalize:
-        x = F.normalize(x, dim=1)
-    if "projection" in tensors:
-        x = (x @ tensors["projection"]).relu()
-    return (x @ tensors["weight"].T + tensors["bias"]).float()
-
-
-@pytest.mark.parametrize("head", ["linear", "cosine", "ncm", "lda", "ridge"])
-def test_an_export_says_what_the_learner_says(build, tasks, tmp_path, head):
-    stream = tasks(2, "text", each=6)
-    learner = build("text", head=head)
-    for task in stream:
-        learner.learn(task)
-    learner.export(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"peft", "merged", "head.safetensors", "classes.json"}
-    assert json.loads((tmp_path / "classes.json").read_text()) == list(NAMES[:4])
-    assert {"adapter_config.json", "adapter_model.safetensors"} <= {p.name for p in (tmp_path / "peft").iterdir()}
-    plain = load_backbone(str(tmp_path / "merged"))
-    for task in stream:
-        logits = learner.logits(task.test)
-        torch.testing.assert_close(
-            exported_logits(tmp_path, features(learner, task.test, plain)),
-            logits,
-            rtol=1e-3,
-            atol=1e-4 * logits.abs().max().item(),
-        )
 
 
 @pytest.mark.parametrize(

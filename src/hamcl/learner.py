@@ -8,11 +8,11 @@ from torch import Tensor
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
+from hamcl.export import Card, Kind, Learned, export
 from hamcl.ham import Adapter, Groups, Layers, final, similarity
 from hamcl.method import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.export import export_head, export_peft, save_merged
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Task
 
@@ -135,12 +135,22 @@ class HAM(Classifier):
             raise UsageError("nothing was learned yet: call learn(task) first")
         return final(self.groups.groups)
 
-    def export(self, path: str | Path) -> None:
-        """Write the learner as plain files: `peft/` (one LoRA adapter), `merged/` (plain weights) and the head.
+    def export(
+        self, path: str | Path, kind: Kind = "merged", *, card: Card | None = None, overwrite: bool = False
+    ) -> None:
+        """Write the learner in the format of another library, see `hamcl.export`.
+
+        Args:
+            path: a new folder.
+            kind: "peft", "merged", "onnx" or "adapters".
+            card: what the model card says besides what the learner knows of itself.
+            overwrite: replace an earlier export.
 
         Raises:
-            UsageError: nothing was learned yet, or the scores need more than one head on the merged model.
+            UsageError: nothing was learned yet, the scores need more than one head on the merged model, or what
+                `hamcl.export.export` raises.
         """
+        merged = self.merged()
         for option, value, plain in (
             ("head_features", self.config.head_features, "adapted"),
             ("task_scores", self.config.task_scores, 0.0),
@@ -150,10 +160,21 @@ class HAM(Classifier):
                     f"{option}={value!r} needs more than one head on the merged model, so it cannot be exported; "
                     f"learn with {option}={plain!r}"
                 )
-        out = Path(path)
-        export_peft(out / "peft", self._final(), self.backbone)
-        save_merged(out / "merged", self.merged())
-        export_head(out, self.head.linear(), self.classes, normalize=self.rows.cosine)
+        learned = Learned(
+            merged=merged.cpu(),
+            fingerprint=self.backbone.fingerprint,
+            groups=self.groups.groups,
+            head=self.head.linear(),
+            normalize=self.head is self.rows and self.rows.cosine,
+            classes=self.classes,
+            tasks=[
+                (name, [self.classes[c] for c in columns])
+                for name, columns in zip(self.task_names, self.tasks, strict=True)
+            ],
+            augmentation=self.augmentation,
+            config=self.config.to_dict(),
+        )
+        export(learned, path, kind, card=card, overwrite=overwrite)
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
         state = self.groups.state_dict()

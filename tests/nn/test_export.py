@@ -14,6 +14,7 @@ from hamcl.ham import Factors, Group, final
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.export import export_head, export_peft, save_merged
 from hamcl.nn.heads import Linear, Rows
+from hamcl.nn.stock import Stock
 
 
 def close(got: torch.Tensor, expected: torch.Tensor) -> None:
@@ -102,15 +103,15 @@ def test_a_name_that_ends_another_is_not_confused(make, tmp_path):
         close(loaded(x).detach(), expected.detach())
 
 
-def test_whole_modules_and_metadata_go_along(make, tmp_path):
+def test_a_classifier_and_metadata_go_along(make, tmp_path):
     model, bare = make.model("conv", targets="stem|wide"), make.backbone("conv")
-    classifier = nn.Linear(16, 10)
-    export_peft(
-        tmp_path, make.layers(model, 1, 2), model.backbone, modules={"fc": classifier}, metadata={"tasks": "a,b"}
-    )
+    stock_model = copy.deepcopy(bare.module)
+    stock_model.fc = nn.Linear(16, 10)
+    metadata = {"tasks": "a,b"}
+    export_peft(tmp_path, make.layers(model, 1, 2), model.backbone, stock=Stock(stock_model, "fc"), metadata=metadata)
     loaded = stock(bare.module, tmp_path)
     saved = loaded.base_model.model.fc.modules_to_save["default"]
-    assert torch.equal(saved.weight, classifier.weight) and torch.equal(saved.bias, classifier.bias)
+    assert torch.equal(saved.weight, stock_model.fc.weight) and torch.equal(saved.bias, stock_model.fc.bias)
     with safe_open(tmp_path / "adapter_model.safetensors", "pt") as file:
         assert file.metadata() == {"tasks": "a,b", "format": "pt"}
 
@@ -213,9 +214,9 @@ def test_heads_are_plain_tensors(tmp_path, projected):
     assert json.loads((tmp_path / "classes.json").read_text(encoding="utf-8")) == classes
     tensors = load_file(tmp_path / "head.safetensors")
     assert set(tensors) == {"weight", "bias"} | ({"projection"} if projected else set())
-    x = torch.randn(5, 4).double()
+    x = torch.randn(5, 4)
     phi = (x @ tensors["projection"]).relu() if projected else x
-    assert torch.equal(phi @ tensors["weight"].T + tensors["bias"], head(x))
+    close((phi @ tensors["weight"].T + tensors["bias"]).double(), head(x))
     with safe_open(tmp_path / "head.safetensors", "pt") as file:
         assert json.loads(file.metadata()["normalize"]) is True
     with pytest.raises(UsageError, match="3 rows cannot be exported for 2 classes"):

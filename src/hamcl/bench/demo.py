@@ -9,6 +9,7 @@ from hamcl.bench.records import Result
 from hamcl.bench.report import Setting, compare, report_plot
 from hamcl.bench.run import RunOptions, check_folder, run
 from hamcl.bench.state import load_state
+from hamcl.export import Kind
 from hamcl.learner import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.registry import load_method
@@ -16,6 +17,7 @@ from hamcl.streams import Stream, load_stream
 from hamcl.training import Progress
 
 COMPARISON, MODEL = "comparison.png", "model"
+KINDS: tuple[Kind, ...] = ("peft", "merged")
 
 
 @dataclass(frozen=True)
@@ -118,4 +120,5 @@ def _export(method: HAM, stream: Stream, folder: Path, model: Path) -> None:
     """Export the learner; one whose run was finished before is read from its state."""
     if not method.classes:
         method.load_state_dict(load_state(folder, len(stream)))
-    method.export(model)
+    for kind in KINDS:
+        method.export(model / kind, kind, overwrite=True)

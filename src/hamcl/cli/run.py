@@ -180,7 +180,7 @@ def demo(
             folder = out / part.stream
             shown.print(f"  {folder / COMPARISON}   the curves of all methods", **PLAIN)
             shown.print(f"  {folder / 'ham' / MATRIX}   the accuracy matrix of HAM", **PLAIN)
-            shown.print(f"  {folder / MODEL}   the learned model: peft/, merged/ and the head", **PLAIN)
+            shown.print(f"  {folder / MODEL}   the learned model: peft/ and merged/", **PLAIN)
         shown.print("What to try next:", style="bold")
         shown.print(
             "  ham run --stream icd10 --tasks 40 --classes-per-task 4 --backbone minilm --out runs/longer", **PLAIN

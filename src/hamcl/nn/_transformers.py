@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ MINILM = (
     "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
 )
 DEFAULT_MAX_LENGTH = 128
+ImageSource = Literal["pooler", "map", "class token", "tokens"]
 
 
 def mean_tokens(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
@@ -61,16 +62,29 @@ class ImageFeatures:
     class_token: bool
     interpolate: bool
 
+    @property
+    def options(self) -> dict[str, bool]:
+        """What the model's forward is given besides the batch."""
+        return {"interpolate_pos_encoding": True} if self.interpolate else {}
+
+    def source(self, output: Any) -> ImageSource:
+        """Which of these the features are, for an output of the model."""
+        if getattr(output, "pooler_output", None) is not None:
+            return "pooler"
+        if output.last_hidden_state.ndim == 4:
+            return "map"
+        return "class token" if self.class_token else "tokens"
+
     def __call__(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        options = {"interpolate_pos_encoding": True} if self.interpolate else {}
-        output = module(**batch, **options)
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is not None:
-            return pooled.flatten(1)
-        hidden = output.last_hidden_state
-        if hidden.ndim == 4:
-            return hidden.mean((2, 3))
-        return hidden[:, 0] if self.class_token else hidden.mean(1)
+        output = module(**batch, **self.options)
+        match self.source(output):
+            case "pooler":
+                return output.pooler_output.flatten(1)
+            case "map":
+                return output.last_hidden_state.mean((2, 3))
+            case "class token":
+                return output.last_hidden_state[:, 0]
+        return output.last_hidden_state.mean(1)
 
 
 def minilm(pretrained: bool, max_length: int | None) -> Loaded:
@@ -88,7 +102,7 @@ def load_transformers(
         DataError: the weights are damaged or incomplete.
     """
     folder = source if isinstance(source, Path) else None
-    with explained(spec, folder), _quiet():
+    with explained(spec, folder), quiet():
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model = _weights(spec, source, config) if pretrained else AutoModel.from_config(config)
         if getattr(config, "is_encoder_decoder", False):
@@ -172,6 +186,14 @@ def is_causal(model: PreTrainedModel) -> bool:
     return bool((one - other).abs().max() <= 1e-5 * one.abs().max())
 
 
+def part(module: PreTrainedModel) -> str:
+    """How to get from what AutoModel loads to this model: "", or ".get_encoder()" or ".vision_model" (see above)."""
+    whole = AutoModel._model_mapping.get(type(module.config), None)
+    if whole is type(module):
+        return ""
+    return ".vision_model" if module.main_input_name == "pixel_values" else ".get_encoder()"
+
+
 def _side(size: Any) -> int:
     """One number of pixels out of the forms in which image processors and configs give a size."""
     if isinstance(size, Mapping):
@@ -187,7 +209,7 @@ def _crop_pct(settings: Mapping[str, Any]) -> float:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no reports on unused tensors: what matters here is checked and raised."""
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hamcl.errors import UsageError
 from hamcl.ham.adapter import Adapter, Factors, Layers
-from hamcl.nn.backbones import Backbone
+from hamcl.nn.backbones import Backbone, fingerprint
 from hamcl.nn.layers import TASK, Backend, HamConv2d, HamLayer, HamLinear, Shared
 from hamcl.nn.selection import select_layers
 from hamcl.rng import generator
@@ -219,7 +219,9 @@ class AdaptedBackbone(nn.Module):
                 delta = layers[name].to(torch.float64).delta().cpu().view_as(weight)
                 plain.weight = nn.Parameter((weight.detach().cpu() + delta).to(weight), requires_grad=False)
             memo[id(layer)] = plain  # deepcopy puts it wherever the adapted layer was
-        return copy.deepcopy(self.backbone, memo)
+        folded = copy.deepcopy(self.backbone, memo)
+        folded.fingerprint = fingerprint(folded.module)
+        return folded
 
     def _activate(self, task: bool) -> None:
         self._shared.task = task

@@ -18,6 +18,7 @@ from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
 from hamcl.nn.layers import HamLayer
 from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
+from hamcl.nn.stock import Stock, label, library
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
@@ -27,7 +28,7 @@ def export_peft(
     layers: Layers,
     backbone: Backbone,
     *,
-    modules: Mapping[str, nn.Module] | None = None,
+    stock: Stock | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write an update as a PEFT LoRA folder: `adapter_config.json` and `adapter_model.safetensors`.
@@ -38,17 +39,19 @@ def export_peft(
     Args:
         layers: such as `hamcl.ham.final(groups)`.
         backbone: adapted or not; only its names and shapes are used.
-        modules: name inside the bare model -> whole module to replace there, such as a classifier.
+        stock: the library's classification model, to write the adapter for it instead, with its classifier.
         metadata: strings for the header of the weights file.
 
     Raises:
         UsageError: a layer is not in the backbone or of another shape.
         ValueError: there is no layer, or one is not finite.
     """
+    module, prefix = (stock.module, stock.prefix) if stock else (backbone.module, "")
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for name, factors in check_finite(layers).items():
-        shape = _weight(backbone.module, name).shape
+    for layer, factors in check_finite(layers).items():
+        name = prefix + layer
+        shape = _weight(module, name).shape
         if factors.shape != (shape[0], shape[1:].numel()):
             raise UsageError(
                 f"layer {name!r} cannot be exported: its update is {factors.shape}, but its weight {tuple(shape)}"
@@ -58,8 +61,9 @@ def export_peft(
         kernel = [1] * (len(shape) - 2)
         tensors[f"{name}.lora_A.weight"] = plain.A.reshape(-1, *shape[1:])
         tensors[f"{name}.lora_B.weight"] = plain.B.reshape(shape[0], -1, *kernel)
-    for name, module in (modules or {}).items():
-        tensors |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    if stock:
+        classifier = module.get_submodule(stock.classifier).state_dict()
+        tensors |= {f"{stock.classifier}.{key}": value for key, value in classifier.items()}
 
     usual = max(ranks.values(), key=list(ranks.values()).count)
     unusual = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != usual}
@@ -69,13 +73,10 @@ def export_peft(
         lora_alpha=usual,
         rank_pattern=dict(unusual),
         alpha_pattern=dict(unusual),
-        target_modules=_targets(backbone.module, list(ranks)),
-        modules_to_save=sorted(modules) if modules else None,
+        target_modules=_targets(module, list(ranks)),
+        modules_to_save=[stock.classifier] if stock else None,
         base_model_name_or_path={"hf": model_id, "timm": backbone.spec}.get(hub),
-        auto_mapping={
-            "base_model_class": type(backbone.module).__name__,
-            "parent_library": type(backbone.module).__module__,
-        },
+        auto_mapping={"base_model_class": type(module).__name__, "parent_library": type(module).__module__},
         inference_mode=True,
     )
     Path(path).mkdir(parents=True, exist_ok=True)
@@ -87,34 +88,50 @@ def export_peft(
     )
 
 
-def save_merged(path: str | Path, backbone: Backbone) -> None:
+def save_merged(
+    path: str | Path, backbone: Backbone, *, classes: Sequence[str] = (), stock: Stock | None = None
+) -> None:
     """Write a plain backbone, such as a folded one, so that `load_backbone(path)` and its own library load it.
 
     transformers models are written by `save_pretrained` with their tokenizer or image settings, timm models in the
     layout of timm's hub; anything else as `model.safetensors` with a `config.json` that describes it.
 
+    Args:
+        classes: names for the model's configuration.
+        stock: the library's classification model, to write it instead.
+
     Raises:
-        UsageError: the backbone holds adapted layers.
+        UsageError: the backbone holds adapted layers, or its library has no model of this part alone.
     """
     if any(isinstance(module, HamLayer) for module in backbone.modules()):
         raise UsageError("an adapted backbone has no merged weights to save: give AdaptedBackbone.folded()")
     out = Path(path)
-    out.mkdir(parents=True, exist_ok=True)
     # safetensors takes no tensors with the channels last.
-    module = copy.deepcopy(backbone.module).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module: Any = copy.deepcopy(stock.module if stock else backbone.module)
+    module.to(memory_format=torch.contiguous_format)
     preprocess = backbone.preprocess
-    match type(module).__module__.partition(".")[0]:
+    match library(module):
         case "transformers":
-            module.save_pretrained(out)
-            if isinstance(preprocess, TextPreprocess):
-                preprocess.tokenizer.save_pretrained(out)
-            elif isinstance(preprocess, ImagePreprocess):
-                _write(out / "preprocessor_config.json", _image_settings(preprocess))
+            from hamcl.nn._transformers import part, quiet
+
+            if stock is None and part(module):
+                raise UsageError(
+                    f"{type(module).__name__} is a part of a larger model that transformers cannot load alone: export "
+                    "it as peft or onnx"
+                )
+            if classes:
+                label(module.config, classes)
+            with quiet():
+                module.save_pretrained(out)
+            save_inputs(out, backbone)
         case "timm":
             from timm.models import save_for_hf
 
-            save_for_hf(module, str(out), safe_serialization=True, data_config=_timm_settings(preprocess))
+            names = {"label_names": list(classes)} if stock else {}
+            settings = _timm_settings(preprocess)
+            save_for_hf(module, str(out), model_config=names, safe_serialization=True, data_config=settings)
         case _:
+            out.mkdir(parents=True, exist_ok=True)
             _save(out / "model.safetensors", module.state_dict(), {})
             config = {
                 "spec": backbone.spec,
@@ -125,8 +142,20 @@ def save_merged(path: str | Path, backbone: Backbone) -> None:
             _write(out / "config.json", config)
 
 
+def save_inputs(path: str | Path, backbone: Backbone) -> None:
+    """Write how the inputs are prepared, in transformers' form: the tokenizer, or `preprocessor_config.json`."""
+    preprocess = backbone.preprocess
+    if isinstance(preprocess, TextPreprocess):
+        tokenizer = copy.deepcopy(preprocess.tokenizer)
+        if tokenizer.pad_token is None:  # any will do, the mask hides it
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        tokenizer.save_pretrained(path)
+    elif isinstance(preprocess, ImagePreprocess):
+        _write(Path(path) / "preprocessor_config.json", _image_settings(preprocess))
+
+
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
-    """Write a head: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
+    """Write a head in float32: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
 
     `logits = phi(features) @ weight.T + bias`, where phi is the identity, or relu(features @ projection) if there is
     a projection. `classes.json` is the list of class names, row by row.
@@ -144,8 +173,14 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
         tensors["projection"] = head.projection
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
-    _save(out / "head.safetensors", tensors, {"normalize": json.dumps(normalize)})
-    _write(out / "classes.json", list(classes))
+    floats = {name: tensor.float() for name, tensor in tensors.items()}
+    _save(out / "head.safetensors", floats, {"normalize": json.dumps(normalize)})
+    export_classes(out, classes)
+
+
+def export_classes(path: str | Path, classes: Sequence[str]) -> None:
+    """Write `classes.json`, the class names in the order of the scores."""
+    _write(Path(path) / "classes.json", list(classes))
 
 
 def _full(factors: Factors) -> Factors:

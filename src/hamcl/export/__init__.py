@@ -1,0 +1,112 @@
+"""What was learned in the formats of other libraries, each with its class names and a model card."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from hamcl.errors import UsageError
+from hamcl.export.card import write_card
+from hamcl.export.folder import new_folder
+from hamcl.export.learned import Card, Kind, Learned
+from hamcl.export.usage import Form
+from hamcl.ham import final
+from hamcl.nn.export import export_classes, export_head, export_peft, save_inputs, save_merged
+from hamcl.nn.stock import Stock, library, stock_classifier
+
+
+def export(
+    learned: Learned, path: str | Path, kind: Kind, *, card: Card | None = None, overwrite: bool = False
+) -> None:
+    """Write a learned model into a new folder, whole or not at all.
+
+    | kind | files besides `classes.json` and `README.md` |
+    |---|---|
+    | peft | one LoRA adapter of all groups: `adapter_config.json`, `adapter_model.safetensors` |
+    | merged | the backbone with the adapter added, as transformers or timm save it |
+    | onnx | `model.onnx` from prepared inputs to scores, `preprocessing.json` |
+    | adapters | a LoRA adapter for each group, `group-0/`, `group-1/`, ..., which add up to that of peft |
+
+    The head is the classifier inside the model where the library's own classification model gives the same scores
+    (a linear head on the features that its classifier sees); otherwise it lies beside it as `head.safetensors`. The
+    code in `README.md` gets the scores with the stock library alone.
+
+    Args:
+        kind: what to write.
+        card: what the model card says besides what the model knows of itself.
+        overwrite: replace an earlier export.
+
+    Raises:
+        UsageError: the folder is not empty, or the backbone cannot be written as this kind.
+    """
+    if kind not in get_args(Kind):
+        raise UsageError(f"there is no export {kind!r}; choose {', '.join(get_args(Kind))}")
+    if kind != "onnx" and library(learned.merged.module) not in ("timm", "transformers"):
+        raise UsageError(
+            f"backbone {learned.merged.spec!r} is neither a timm nor a transformers model; export it as onnx"
+        )
+    with new_folder(Path(path), overwrite=overwrite) as folder:
+        export_classes(folder, learned.classes)
+        stock = WRITERS[kind](learned, folder)
+        write_card(folder, learned, Form(kind, stock), card or Card())
+
+
+def _peft(learned: Learned, folder: Path) -> Stock | None:
+    stock = _stock(learned)
+    if stock and _ambiguous(stock):
+        stock = None
+    update = final(learned.groups)
+    export_peft(folder, update, learned.merged, stock=stock, metadata=_header(learned))
+    save_inputs(folder, learned.merged)
+    return _head(learned, folder, stock)
+
+
+def _merged(learned: Learned, folder: Path) -> Stock | None:
+    stock = _stock(learned)
+    save_merged(folder, learned.merged, classes=learned.classes, stock=stock)
+    return _head(learned, folder, stock)
+
+
+def _onnx(learned: Learned, folder: Path) -> None:
+    # PyTorch's exporter takes seconds to import, and an extra that not everyone has.
+    from hamcl.export.onnx import save_onnx
+
+    save_onnx(folder, learned)
+
+
+def _adapters(learned: Learned, folder: Path) -> None:
+    for j, group in enumerate(learned.groups):
+        metadata = {**_header(learned), "tasks": ", ".join(group.tasks)}
+        export_peft(folder / f"group-{j}", final([group]), learned.merged, metadata=metadata)
+    save_inputs(folder, learned.merged)
+    _head(learned, folder, None)
+
+
+WRITERS: dict[Kind, Callable[[Learned, Path], Stock | None]] = {
+    "peft": _peft,
+    "merged": _merged,
+    "onnx": _onnx,
+    "adapters": _adapters,
+}
+
+
+def _stock(learned: Learned) -> Stock | None:
+    return stock_classifier(learned.merged, learned.head, learned.classes, normalize=learned.normalize)
+
+
+def _ambiguous(stock: Stock) -> bool:
+    """Whether PEFT, which compares endings, would take other modules for the classifier too."""
+    names = [name for name, _ in stock.module.named_modules() if name.endswith(stock.classifier)]
+    return names != [stock.classifier]
+
+
+def _head(learned: Learned, folder: Path, stock: Stock | None) -> Stock | None:
+    if stock is None:
+        export_head(folder, learned.head, learned.classes, normalize=learned.normalize)
+    return stock
+
+
+def _header(learned: Learned) -> dict[str, str]:
+    return {"base": learned.merged.spec, "base_fingerprint": learned.fingerprint}
+
+
+__all__ = ["Card", "Kind", "Learned", "export"]

