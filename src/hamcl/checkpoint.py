@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hamcl import rng
+from hamcl.errors import DataError
 
 State = dict[str, Any]
 """Tensors by name, and plain JSON under "meta"."""
@@ -57,7 +58,24 @@ def restore(
     trained: Sequence[nn.Parameter],
     device: torch.device,
 ) -> None:
-    """Put back what `capture` copied, the global random generators included."""
+    """Put back what `capture` copied, the global random generators included.
+
+    Raises:
+        DataError: the position is that of another training.
+    """
+    try:
+        _restore(position, optimizer, scheduler, trained, device)
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"the saved position does not fit this training ({error}); begin it anew") from error
+
+
+def _restore(
+    position: State,
+    optimizer: torch.optim.Optimizer,
+    scheduler: torch.optim.lr_scheduler.LRScheduler,
+    trained: Sequence[nn.Parameter],
+    device: torch.device,
+) -> None:
     meta = position["meta"]
     moments: dict[int, dict[str, Tensor]] = {}
     for i, parameter in enumerate(trained):

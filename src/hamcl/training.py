@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hamcl.checkpoint import Checkpoint, capture, restore
 from hamcl.config import HAMConfig
-from hamcl.errors import TrainingError, UsageError
+from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.nn.heads import TaskRows
 from hamcl.nn.preprocess import Preprocess
 from hamcl.rng import generator, scoped
@@ -198,6 +198,7 @@ def fit(
 
     Raises:
         TrainingError: the loss is not finite.
+        DataError: the position in `checkpoint` is that of another training.
     """
     accelerator = Accelerator(device_placement=False)
     rows.to(device)
@@ -227,6 +228,8 @@ def fit(
     saved = checkpoint.load() if checkpoint else None
     if saved is not None:
         step, total = saved["meta"]["progress"]["step"], saved["meta"]["progress"]["total"]
+        if not 0 < step < steps:
+            raise DataError(f"the saved position is step {step} of a training of {steps} steps; begin it anew")
         report = Fit(**saved["meta"]["progress"]["report"])
         start -= report.seconds
     # A position at the end of an epoch counts as inside it: the epoch then ends as it would have.

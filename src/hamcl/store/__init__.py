@@ -2,7 +2,8 @@
 
 from hamcl.store.diff import Difference
 from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
-from hamcl.store.store import Sizes, Store
+from hamcl.store.sizes import Sizes
+from hamcl.store.store import Store
 
 __all__ = [
     "Confusion",

@@ -12,6 +12,10 @@ from hamcl.errors import DataError
 OBJECTS, TEMPORARY = "objects", "tmp"
 
 
+class Missing(DataError):
+    """A file of the store is not there."""
+
+
 def check_folders(root: Path, *, missing_ok: bool = True) -> None:
     """Make sure that the store's own folders are folders, not links that lead out of it.
 
@@ -43,7 +47,7 @@ def read(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
         # A named pipe would block without O_NONBLOCK.
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
-        raise DataError(f"{path} is missing; restore it from a copy of the store") from error
+        raise Missing(f"{path} is missing; restore it from a copy of the store") from error
     except OSError as error:
         if path.is_symlink():
             raise DataError(f"{path} is a link; a store holds no links, copy the store with its files") from error

@@ -18,7 +18,7 @@ from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-LIMIT = 2**26
+LIMIT = 2**24
 """The most bytes of a manifest that are read."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -42,6 +42,7 @@ class BackboneRecord:
         spec: what `load_backbone` is given.
         fingerprint: of its weights, see `hamcl.nn.backbones.fingerprint`.
         width: its features.
+        layers: the names of those adapted, so that neither a pattern nor a default is asked again.
     """
 
     spec: str
@@ -49,6 +50,7 @@ class BackboneRecord:
     fingerprint: Sha256
     modality: Literal["image", "text"]
     width: Annotated[int, Field(ge=1, le=2**20)]
+    layers: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -333,11 +335,13 @@ def valid(kind: TypeAdapter[T], data: bytes, path: Path) -> T:
     try:
         return kind.validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])[:200] or "the whole"
-        raise DataError(
-            f"{path} is not valid at {where}: {first['msg']}; restore it from a copy of the store"
-        ) from error
+        raise DataError(f"{path} is not valid: {sentence(error)}; restore it from a copy of the store") from error
+
+
+def sentence(error: ValidationError) -> str:
+    """The first of the errors, in one line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])[:200] or 'the whole'}: {first['msg']}"
 
 
 def check_state(state: State, options: HAMConfig, width: int, path: Path) -> None:

@@ -4,59 +4,37 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.learner import HAM, HAMReport
-from hamcl.nn.backbones import Backbone, load_backbone
+from hamcl.nn.backbones import load_backbone
 from hamcl.store import evaluation, files, snapshot, unfinished
 from hamcl.store.diff import Difference, diff
-from hamcl.store.lock import HOLDER, now, writing
+from hamcl.store.folder import Folder, read_manifest
+from hamcl.store.lock import LOCK, now, writing
 from hamcl.store.manifest import (
     FORMAT,
-    LIMIT,
     MANIFEST,
     BackboneOptions,
     BackboneRecord,
-    Earlier,
     Evaluation,
-    Event,
     Manifest,
-    State,
     TaskRecord,
     dump,
-    parse,
-    parse_state,
+    sentence,
 )
-from hamcl.store.objects import load_object, put, save_object
+from hamcl.store.objects import load_object, save_object
+from hamcl.store.sizes import Sizes, sizes
 from hamcl.store.unfinished import Identity, Unfinished
 from hamcl.store.verify import verify
 from hamcl.streams.base import Task
 from hamcl.training import Progress
-
-_OBJECT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes of a store.
-
-    Attributes:
-        groups, rows, head: of the present state.
-        earlier: what only earlier states need.
-        unfinished: of an unfinished `learn`.
-        groups_bound: the most that the tensors of `groups` can become; None if the config sets no bound.
-    """
-
-    groups: int
-    rows: int
-    head: int
-    earlier: int
-    unfinished: int
-    groups_bound: int | None
 
 
 class Store:
@@ -64,14 +42,24 @@ class Store:
 
     Readers take no lock and see one consistent state. A command that changes the store is a transaction: whatever
     happens to the process or the disk, the state is the one before or the one after.
-
-    Attributes:
-        path: the folder.
-        manifest: as last read or written by this object.
     """
 
     def __init__(self, path: Path, manifest: Manifest, backbone: str | None = None) -> None:
-        self.path, self.manifest, self._spec = path, manifest, backbone
+        self._folder, self._spec = Folder(path, manifest), backbone
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        return self._folder.path
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest as last read or written by this object."""
+        return self._folder.manifest
+
+    def refresh(self) -> Manifest:
+        """Read the manifest again: another process may have changed the store."""
+        return self._folder.refresh()
 
     @classmethod
     def create(
@@ -95,28 +83,33 @@ class Store:
             DataError: the folder cannot be written to.
         """
         root, config = Path(path), config or HAMConfig()
-        leftovers = {files.OBJECTS, files.TEMPORARY, ".lock"}
+        taken = f"there is a store at {root} already; learn into it, or give another path"
         if (root / MANIFEST).exists():
-            raise UsageError(f"there is a store at {root} already; learn into it, or give another path")
+            raise UsageError(taken)
+        # A creation that died leaves no more than these.
+        leftovers = {files.OBJECTS, files.TEMPORARY, LOCK}
         if root.exists() and (not root.is_dir() or {item.name for item in root.iterdir()} - leftovers):
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
         if keep < 0:
             raise UsageError(f"keep must be at least 0, got {keep}")
-        options = dict(backbone_options or {})
+        try:
+            options = BackboneOptions(**backbone_options or {})
+        except ValidationError as error:
+            raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
         spec = str(Path(backbone).resolve()) if (Path(backbone) / "config.json").is_file() else backbone
-        loaded = load_backbone(spec, **options)
-        HAM(loaded, config)
-        record = BackboneRecord(spec, BackboneOptions(**options), loaded.fingerprint, loaded.modality, loaded.width)
+        loaded = load_backbone(spec, **asdict(options))
+        layers = tuple(HAM(loaded, config).model.layers)
+        record = BackboneRecord(spec, options, loaded.fingerprint, loaded.modality, loaded.width, layers)
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
         with writing(root, "init"):
             if (root / MANIFEST).exists():
-                raise UsageError(f"there is a store at {root} already; learn into it, or give another path")
+                raise UsageError(taken)
             with files.explained(root):
                 (root / files.OBJECTS).mkdir(exist_ok=True)
             store = cls(root, manifest)
-            store._write(manifest, "init", f"began with backbone {spec}")
+            store._folder.write(manifest, "init", f"began with backbone {spec}")
         with files.explained(root):
             files.sync(root.resolve().parent)
         return store
@@ -135,12 +128,7 @@ class Store:
         root = Path(path)
         if not (root / MANIFEST).exists() and not (root / MANIFEST).is_symlink():
             raise UsageError(f"there is no store at {root} (it has no {MANIFEST}); make one with ham init")
-        return cls(root, _read_manifest(root), backbone)
-
-    def refresh(self) -> Manifest:
-        """Read the manifest again."""
-        self.manifest = _read_manifest(self.path)
-        return self.manifest
+        return cls(root, read_manifest(root), backbone)
 
     def model(self, device: str | None = None) -> HAM:
         """The present model, ready to predict, evaluate and export; a copy that does not change with the store.
@@ -151,17 +139,7 @@ class Store:
         Raises:
             DataError: the backbone is missing or another one, or a file is missing or was changed.
         """
-        learner = self._fresh(device)
-        while True:
-            manifest = self.refresh()
-            try:
-                snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)
-                return learner
-            except DataError:
-                # A writer may have moved on and cleaned up in the meantime.
-                if _read_manifest(self.path) == manifest:
-                    raise
-                learner = self._fresh(device)
+        return self._folder.read(lambda manifest: self._load(manifest, device))
 
     def learn(
         self,
@@ -184,7 +162,7 @@ class Store:
                 versions, somebody else is writing, or the disk is full.
             TrainingError: the loss is not finite.
         """
-        with self._writing("learn"):
+        with self._folder.writing("learn"):
             state = self.manifest.state
             if task.name in [known.name for known in state.tasks]:
                 raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
@@ -230,7 +208,7 @@ class Store:
             DataError: somebody else is writing, or the disk is full.
             UsageError: the block added no task.
         """
-        with self._writing(command):
+        with self._folder.writing(command):
             learner = self.model()
             yield learner
             if len(learner.tasks) <= len(self.manifest.state.tasks):
@@ -251,7 +229,7 @@ class Store:
         key = self.manifest.state.key
         result = evaluation.evaluate(learner, tasks)
         if record:
-            with self._writing("eval"):
+            with self._folder.writing("eval"):
                 manifest, state = self.manifest, self.manifest.state
                 if state.key != key:
                     raise DataError(f"{self.path} was changed during the evaluation; evaluate again")
@@ -262,7 +240,7 @@ class Store:
                 manifest = replace(manifest, state=replace(state, evaluations=(*kept, result)))
                 overall = result.overall
                 text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
-                self._write(manifest, "eval", text)
+                self._folder.write(manifest, "eval", text)
         return result
 
     def undo(self, to: str | None = None) -> list[str]:
@@ -278,7 +256,7 @@ class Store:
             UsageError: no such state is kept.
             DataError: its files were changed, or somebody else is writing.
         """
-        with self._writing("undo"):
+        with self._folder.writing("undo"):
             manifest = self.manifest
             wanted = [i for i, e in enumerate(manifest.earlier) if to is None or e.task == to]
             if not wanted:
@@ -287,14 +265,13 @@ class Store:
                 raise UsageError(f"{self.path} keeps no state {where}; it keeps {kept or 'none'}")
             index = wanted[-1]
             chosen = manifest.earlier[index]
-            state = self._earlier(chosen)
+            state = self._folder.recall(chosen)
             for record in state.files.values():
                 load_object(self.path, record)
             gone = [task.name for task in manifest.state.tasks[chosen.tasks :]]
             after = replace(manifest, state=state, earlier=manifest.earlier[:index])
-            self._write(after, "undo", f"took back {', '.join(map(repr, gone))}")
-            unfinished.drop(self.path)
-            self._clean()
+            self._folder.write(after, "undo", f"took back {', '.join(map(repr, gone))}")
+            self._folder.clean()
         return gone
 
     def gc(self, keep: int = 0) -> int:
@@ -306,13 +283,13 @@ class Store:
         """
         if keep < 0:
             raise UsageError(f"keep must be at least 0, got {keep}")
-        with self._writing("gc"):
+        with self._folder.writing("gc"):
             earlier = self.manifest.earlier
             if len(earlier) > keep:
                 kept = earlier[len(earlier) - keep :]
                 text = f"dropped {len(earlier) - len(kept)} earlier states"
-                self._write(replace(self.manifest, earlier=kept), "gc", text)
-            return self._clean()
+                self._folder.write(replace(self.manifest, earlier=kept), "gc", text)
+            return self._folder.clean()
 
     def verify(self) -> list[str]:
         """Check every checksum, every shape, and what must hold between them, and load the model.
@@ -323,7 +300,7 @@ class Store:
         Raises:
             DataError: names what is wrong.
         """
-        return verify(self.path, self.refresh(), self._earlier, self.model)
+        return self._folder.read(lambda manifest: verify(self._folder, manifest, self._load(manifest, None)))
 
     def diff(self, other: "Store") -> list[Difference]:
         """In what this store and another differ."""
@@ -331,63 +308,30 @@ class Store:
 
     def sizes(self) -> Sizes:
         """Bytes by what they are for."""
-        manifest = self.manifest
-        state, options = manifest.state, manifest.options
-        present = {record.sha256: record.size for record in state.files.values()}
-        bound = None
-        if state.groups and options.max_groups and options.merge_rank and options.merge != "concat":
-            shapes = [
-                (group.file.tensors[f"{layer}.B"].shape[0], group.file.tensors[f"{layer}.A"].shape[1])
-                for group in state.groups[:1]
-                for layer in group.layers
-            ]
-            numbers = sum(min(options.merge_rank, *shape) * sum(shape) for shape in shapes)
-            bound = options.max_groups * 4 * numbers
-        position = unfinished.read(self.path)
-        return Sizes(
-            groups=sum(group.file.size for group in state.groups),
-            rows=state.rows.size if state.rows else 0,
-            head=sum(record.size for record in state.head.values()),
-            earlier=_disk(self.path, {name for e in manifest.earlier for name in e.objects} - present.keys())
-            + sum(e.size for e in manifest.earlier),
-            unfinished=position.position.size if position else 0,
-            groups_bound=bound,
-        )
+        return sizes(self.path, self.manifest)
 
-    def _fresh(self, device: str | None = None) -> HAM:
-        """A learner on the store's backbone that knows nothing yet."""
-        record, options = self.manifest.backbone, self.manifest.options
+    def _load(self, manifest: Manifest, device: str | None) -> HAM:
+        """Put the model of a manifest together."""
+        record, options = manifest.backbone, manifest.options
         spec = self._spec or record.spec
         try:
-            backbone: Backbone = load_backbone(spec, **asdict(record.options))
+            backbone = load_backbone(spec, **asdict(record.options))
             if (backbone.fingerprint, backbone.width) != (record.fingerprint, record.width):
                 raise DataError(
                     f"backbone {spec!r} is not the one {self.path} was made with: its fingerprint is "
                     f"{backbone.fingerprint[:12]}, not {record.fingerprint[:12]}; give the folder of the right one"
                 )
-            return HAM(backbone, replace(options, device=device) if device else options)
+            # Names and not the config's pattern: a stranger's pattern may take for ever to match.
+            names = "|".join(re.escape(layer) for layer in record.layers)
+            options = replace(options, device=device) if device else options
+            learner = HAM(backbone, replace(options, targets=names))
+            learner.config = options
+            if tuple(learner.model.layers) != record.layers:
+                raise DataError(f"{self.path / MANIFEST} names layers that its backbone has not in this order")
         except UsageError as error:
             raise DataError(f"{self.path} cannot be used with its backbone: {error}") from error
-
-    def _earlier(self, earlier: Earlier) -> State:
-        """An earlier state, with its checksum checked."""
-        path = self.path / earlier.name
-        data = files.read(self.path, earlier.name, limit=LIMIT, size=earlier.size)
-        if hashlib.sha256(data).hexdigest() != earlier.sha256:
-            raise DataError(f"{path} was changed: its sha256 is another one; restore it from a copy of the store")
-        state = parse_state(data, self.manifest, path)
-        names = {record.sha256 for record in state.files.values()}
-        if len(state.tasks) != earlier.tasks or names != set(earlier.objects):
-            raise DataError(f"{path} is not what {MANIFEST} says; restore the store from a copy")
-        return state
-
-    @contextmanager
-    def _writing(self, command: str) -> Iterator[None]:
-        """Hold the lock, with the newest manifest and without what dead commands left."""
-        with writing(self.path, command):
-            self.refresh()
-            self._clean()
-            yield
+        snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)
+        return learner
 
     def _commit(self, learner: HAM, command: str, text: str, facts: dict[str, TaskRecord]) -> None:
         """Keep what a learner has learned, with the present state as an earlier one."""
@@ -396,52 +340,8 @@ class Store:
         for name in learner.task_names[len(before.tasks) :]:
             facts = {name: replace(unknown, name=name), **facts}
         state = snapshot.take(learner, before, facts, lambda tensors: save_object(self.path, tensors))
-        data = dump(asdict(before))
-        earlier = Earlier(
-            task=before.tasks[-1].name if before.tasks else None,
-            tasks=len(before.tasks),
-            sha256=hashlib.sha256(data).hexdigest(),
-            size=len(data),
-            objects=tuple(sorted({record.sha256 for record in before.files.values()})),
-        )
-        put(self.path, earlier.name, data)
+        earlier = self._folder.remember(before)
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
-        self._write(replace(manifest, state=state, earlier=kept), command, text)
-        unfinished.drop(self.path)
-        self._clean()
-
-    def _write(self, manifest: Manifest, command: str, text: str) -> None:
-        """The one moment at which the store changes: the new manifest takes the place of the old one."""
-        event = Event(now(), command, text, unfinished.versions("torch"))
-        manifest = replace(manifest, history=(*manifest.history, event))
-        data = manifest.encode()
-        parse(data, self.path / MANIFEST)
-        files.write(self.path, MANIFEST, data)
-        self.manifest = manifest
-
-    def _clean(self) -> int:
-        """Delete what no state needs, and return its bytes."""
-        manifest, position = self.manifest, unfinished.read(self.path)
-        needed = {record.name for record in manifest.state.files.values()}
-        needed |= {earlier.name for earlier in manifest.earlier}
-        needed |= {f"{files.OBJECTS}/{name}.safetensors" for e in manifest.earlier for name in e.objects}
-        needed |= {position.position.name} if position else set()
-        freed = 0
-        with files.explained(self.path):
-            for path in (self.path / files.OBJECTS).iterdir():
-                if _OBJECT.fullmatch(path.name) and f"{files.OBJECTS}/{path.name}" not in needed:
-                    freed += files.remove(path)
-            for path in (self.path / files.TEMPORARY).iterdir():
-                if path.name != Path(HOLDER).name and path.is_file():
-                    freed += files.remove(path)
-        return freed
-
-
-def _read_manifest(root: Path) -> Manifest:
-    return parse(files.read(root, MANIFEST, limit=LIMIT), root / MANIFEST)
-
-
-def _disk(root: Path, names: set[str]) -> int:
-    paths = [root / files.OBJECTS / f"{name}.safetensors" for name in names]
-    return sum(path.stat().st_size for path in paths if path.is_file())
+        self._folder.write(replace(manifest, state=state, earlier=kept), command, text)
+        self._folder.clean()

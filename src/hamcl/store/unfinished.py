@@ -15,8 +15,8 @@ import hamcl
 from hamcl.errors import DataError
 from hamcl.store import files
 from hamcl.store.lock import now
-from hamcl.store.manifest import FORMAT, LIMIT, check_format, opened, sealed, valid
-from hamcl.store.objects import STRICT, ObjectRecord, Sha256, load_object, save_object
+from hamcl.store.manifest import FORMAT, LIMIT, check_format, dump, opened, sealed, valid
+from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
 from hamcl.streams.base import Task
 
 UNFINISHED = "unfinished.json"
@@ -66,7 +66,7 @@ class Identity:
     Attributes:
         task: its name.
         data: `digest` of the task.
-        state: key of the state it began from.
+        state: key of the state it began from; another one is never gone on with, see `Folder.clean`.
         config: sha256 of all options.
         device: the kind of device it ran on.
         versions: of the libraries.
@@ -83,7 +83,7 @@ class Identity:
         """What is not the same, in words."""
         if self.task != other.task:
             return [f"the task is {other.task!r}"]
-        words = {"data": "the data", "state": "the model", "config": "the config", "device": "the device"}
+        words = {"data": "the data", "config": "the config", "device": "the device"}
         changed = [word for name, word in words.items() if getattr(self, name) != getattr(other, name)]
         for name in sorted(self.versions.keys() | other.versions.keys()):
             mine, theirs = self.versions.get(name), other.versions.get(name)
@@ -93,22 +93,50 @@ class Identity:
 
 
 @dataclass(frozen=True, config=STRICT)
+class FitRecord:
+    """See `hamcl.training.Fit`."""
+
+    losses: list[float]
+    seconds: float
+    samples: Count
+
+
+@dataclass(frozen=True, config=STRICT)
+class Counters:
+    """Where `hamcl.training.fit` was."""
+
+    step: Count
+    total: float
+    report: FitRecord
+
+
+@dataclass(frozen=True, config=STRICT)
+class Meta:
+    """What is plain in a position, see `hamcl.checkpoint.capture`."""
+
+    rates: list[float]
+    scheduler: dict[str, Any]
+    random: dict[str, Any]
+    progress: Counters
+
+
+@dataclass(frozen=True, config=STRICT)
 class Document:
     """`unfinished.json`.
 
     Attributes:
         position: the tensors.
-        meta: what else belongs to them, see `hamcl.checkpoint`.
+        meta: what else belongs to them.
     """
 
     format: int
     saved: str
     identity: Identity
     position: ObjectRecord
-    meta: dict[str, Any]
+    meta: Meta
 
 
-_DOCUMENT = TypeAdapter(Document)
+_DOCUMENT, _META = TypeAdapter(Document), TypeAdapter(Meta)
 
 
 def read(root: Path) -> Document | None:
@@ -118,9 +146,10 @@ def read(root: Path) -> Document | None:
         DataError: it was changed.
     """
     path = root / UNFINISHED
-    if not path.exists() and not path.is_symlink():
+    try:
+        data = files.read(root, UNFINISHED, limit=LIMIT)
+    except files.Missing:
         return None
-    data = files.read(root, UNFINISHED, limit=LIMIT)
     check_format(data, path)
     return valid(_DOCUMENT, opened(data, path), path)
 
@@ -154,7 +183,7 @@ class Unfinished:
     def load(self) -> dict[str, Any] | None:
         if self.found is None:
             return None
-        return {**load_object(self.root, self.found.position), "meta": self.found.meta}
+        return {**load_object(self.root, self.found.position), "meta": asdict(self.found.meta)}
 
     def due(self, *, epoch_done: bool) -> bool:
         return epoch_done or time.monotonic() - self.saved >= 60 * self.minutes
@@ -162,7 +191,8 @@ class Unfinished:
     def save(self, position: dict[str, Any]) -> None:
         tensors = {name: value for name, value in position.items() if name != "meta"}
         before, record = read(self.root), save_object(self.root, tensors)
-        document = Document(FORMAT, now(), self.identity, record, position["meta"])
+        meta = valid(_META, dump(position["meta"]), self.root / UNFINISHED)
+        document = Document(FORMAT, now(), self.identity, record, meta)
         files.write(self.root, UNFINISHED, sealed(asdict(document)))
         if before and before.position != record:
             files.remove(self.root / before.position.name)

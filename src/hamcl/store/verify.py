@@ -1,21 +1,17 @@
 """Every check of a store there is."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from hamcl.errors import DataError
 from hamcl.learner import HAM
 from hamcl.store import files, unfinished
-from hamcl.store.manifest import Earlier, Manifest, State
+from hamcl.store.folder import Folder
+from hamcl.store.manifest import Manifest
 from hamcl.store.objects import load_object
 
 
-def verify(
-    root: Path, manifest: Manifest, read_earlier: Callable[[Earlier], State], model: Callable[[], HAM]
-) -> list[str]:
-    """Check every checksum and shape, that all numbers are finite, and that the model can be put together.
+def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
+    """Check every checksum and shape of all states, and that all numbers are finite.
 
-    The manifest was checked when it was read.
+    The manifest was checked when it was read, and what holds between the parts when `learner` was put together.
 
     Returns:
         What was checked, and what the next command will clean.
@@ -23,11 +19,12 @@ def verify(
     Raises:
         DataError: names what is wrong.
     """
+    root = folder.path
     files.check_folders(root, missing_ok=False)
     lines = [f"manifest: format {manifest.format}, {len(manifest.state.tasks)} tasks, {len(manifest.history)} events"]
     states = {"present": manifest.state}
     for earlier in manifest.earlier:
-        states[f"after {earlier.task!r}" if earlier.task else "at the beginning"] = read_earlier(earlier)
+        states[f"after {earlier.task!r}" if earlier.task else "at the beginning"] = folder.recall(earlier)
     checked: set[str] = set()
     for when, state in states.items():
         records = {part: record for part, record in state.files.items() if record.sha256 not in checked}
@@ -39,10 +36,13 @@ def verify(
         size = sum(record.size for record in records.values())
         lines.append(f"state {when}: {len(state.files)} files, of which {len(records)} its own, {size} bytes")
     if position := unfinished.read(root):
-        load_object(root, position.position)
+        try:
+            load_object(root, position.position)
+        except DataError:
+            if unfinished.read(root) == position:  # else it went on in the meantime
+                raise
         checked.add(position.position.sha256)
         lines.append(f"unfinished learn of task {position.identity.task!r}, saved {position.saved}")
-    learner = model()
     lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
     known = checked | {earlier.sha256 for earlier in manifest.earlier}
     left = [path for path in (root / files.OBJECTS).iterdir() if path.name.split(".")[0] not in known]

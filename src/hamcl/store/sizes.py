@@ -1,0 +1,55 @@
+"""How many bytes a store takes, and for what."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hamcl.store import files, unfinished
+from hamcl.store.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of a store.
+
+    Attributes:
+        groups, rows, head: of the present state.
+        earlier: what only earlier states need.
+        unfinished: of an unfinished `learn`.
+        groups_bound: the most that the tensors of all groups can become; None if the config sets no bound, or
+            before the first task.
+    """
+
+    groups: int
+    rows: int
+    head: int
+    earlier: int
+    unfinished: int
+    groups_bound: int | None
+
+
+def sizes(root: Path, manifest: Manifest) -> Sizes:
+    """Add up the files of a store."""
+    state, position = manifest.state, unfinished.read(root)
+    present = {record.sha256 for record in state.files.values()}
+    past = {
+        f"{files.OBJECTS}/{name}.safetensors" for e in manifest.earlier for name in e.objects if name not in present
+    }
+    past |= {earlier.name for earlier in manifest.earlier}
+    return Sizes(
+        groups=sum(group.file.size for group in state.groups),
+        rows=state.rows.size if state.rows else 0,
+        head=sum(record.size for record in state.head.values()),
+        earlier=sum((root / name).stat().st_size for name in past if (root / name).is_file()),
+        unfinished=position.position.size if position else 0,
+        groups_bound=_bound(manifest),
+    )
+
+
+def _bound(manifest: Manifest) -> int | None:
+    options, groups = manifest.options, manifest.state.groups
+    if not groups or not options.max_groups or not options.merge_rank or options.merge == "concat":
+        return None
+    # A group of one task has that task's rank, which the merge may only bring down.
+    rank, tensors = max(options.merge_rank, options.rank), groups[0].file.tensors
+    shapes = [(tensors[f"{layer}.B"].shape[0], tensors[f"{layer}.A"].shape[1]) for layer in groups[0].layers]
+    return options.max_groups * sum(4 * min(rank, *shape) * sum(shape) for shape in shapes)
