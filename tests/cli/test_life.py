@@ -1,0 +1,197 @@
+"""The practitioner's commands: what they show, what they leave behind, exit codes and sentences."""
+
+import json
+import shutil
+
+import pytest
+
+from hamcl.cli.main import app
+from hamcl.learner import HAM
+from hamcl.store import Store
+from hamcl.streams import load_task
+
+
+def files(store):
+    """Every file of a store but those of the lock."""
+    kept = (path for path in store.rglob("*") if path.is_file() and path.parent.name != "tmp" and path.name != ".lock")
+    return {path.relative_to(store): path.read_bytes() for path in kept}
+
+
+def test_init_takes_every_option_of_the_method(ham, life, tmp_path):
+    (tmp_path / "c.yaml").write_text("rank: 2\nlr: 0.5\n")
+    store = tmp_path / "a.ham"
+    line = ("--backbone", life.backbone, "--config", tmp_path / "c.yaml", "--lr", 0.1, "--max-groups", "none")
+    told = ham.told("init", store, *line, "--preset", "paper", "--keep", 1)
+    assert told["backbone"]["width"] == 32
+    manifest = Store.open(store).manifest
+    config = manifest.options
+    assert (config.rank, config.lr, config.max_groups, config.epochs, manifest.keep) == (2, 0.1, None, 10, 1)
+    shown = ham.shown("status", store)
+    assert "0 classes: none yet" in shown and "0 tasks" in shown and "last evaluation" not in shown
+
+
+def test_learn_tells_what_became_of_the_task_and_keeps_it(ham, life, copy):
+    store = copy()
+    report = ham.told("learn", store, life.later, "--name", "birds", "--augmentation", "handwriting")
+    assert (report["task"], report["classes"]) == ("birds", ["black", "white"])
+    assert len(report["losses"]) == 2 and len(report["similarities"]) == 2
+    state = Store.open(store).manifest.state
+    assert [task.name for task in state.tasks] == ["week-01", "week-02", "birds"]
+    assert state.classes == ("green", "red", "blue", "black", "white") and state.augmentation == "handwriting"
+
+
+def test_a_known_class_may_come_again_and_a_known_task_may_not(ham, life, copy):
+    store = copy()
+    assert "has learned task 'week-01' already" in ham.refused("learn", store, life.weeks[0], code=1)
+    shown = ham.shown("learn", store, life.weeks[0], "--name", "again")
+    assert "learned again: 2 classes from 10 samples" in shown and shown.endswith("3 classes are known")
+
+
+def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monkeypatch):
+    store, whole = copy(), copy("whole.ham")
+    ham.shown("learn", whole, life.later)
+    end = HAM._end
+
+    def stops(self, *args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HAM, "_end", stops)
+    before = Store.open(store).manifest
+    sentence = ham.refused("learn", store, life.later, code=130)
+    assert "the same command goes on" in sentence and Store.open(store).manifest == before
+    assert "unfinished learn" in ham.shown("status", store)
+
+    monkeypatch.setattr(HAM, "_end", end)
+    assert "restart to drop it" in ham.refused("learn", store, life.weeks[0], "--name", "other", code=1)
+    ham.shown("learn", store, life.later)
+    both = [Store.open(path).manifest.state for path in (store, whole)]
+    assert both[0].files == both[1].files
+    assert "went on from" in ham.told("status", store)["history"][-1]["text"]
+
+
+def test_what_was_left_unfinished_can_be_dropped(ham, life, copy, monkeypatch):
+    store = copy()
+    with monkeypatch.context() as patch:
+        patch.setattr(HAM, "_end", lambda self, *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        ham.refused("learn", store, life.later, code=130)
+    ham.shown("learn", store, life.weeks[0], "--name", "other", "--restart")
+    assert Store.open(store).manifest.state.tasks[-1].name == "other"
+
+
+def test_unreadable_training_images_are_named_or_skipped(ham, life, tmp_path, toy):
+    data = shutil.copytree(life.later, tmp_path / "data")
+    (data / "black" / "broken.png").write_text("no image")
+    store = tmp_path / "a.ham"
+    ham.shown("init", store, "--backbone", life.backbone, "--epochs", 1, "--projection", 8)
+    assert "broken.png" in ham.refused("learn", store, data, code=1)
+    ham.shown("init", tmp_path / "b.ham", "--backbone", life.backbone, "--projection", 8, "--on-bad-sample", "skip")
+    result = ham("learn", tmp_path / "b.ham", data)
+    assert result.exit_code == 0 and "2 classes from 10 samples" in result.stdout
+    assert result.stderr.startswith("skipped: ") and "broken.png" in result.stderr
+
+
+def test_status_shows_tasks_groups_sizes_and_the_last_evaluation(ham, life, copy):
+    store = copy()
+    ham.shown("eval", store, life.test)
+    ham.shown("learn", store, life.later)
+    told, shown = ham.told("status", store), ham.shown("status", store)
+    assert told["classes"] == ["green", "red", "blue", "black", "white"]
+    assert [task["name"] for task in told["tasks"]] == ["week-01", "week-02", "week-03"]
+    assert told["tasks"][1]["classes"] == ["blue"] and len(told["tasks"][2]["similarities"]) == 2
+    assert "2 week-02: 1 classes, 5 samples" in shown
+    for j, group in enumerate(told["groups"]):
+        assert f"group {j}: importance {group['importance']:.3f}, rank {group['rank']}" in shown
+    assert "5 classes: green, red, blue, black, white" in shown and "groups of at most 5" in shown
+    assert told["bytes"]["earlier"] > 0 and "earlier states for undo" in shown and "at most" in shown
+    assert told["evaluation"]["learned"] == 2 and "last evaluation" in shown and "1 tasks ago" in shown
+    events = [event["command"] for event in told["history"]]
+    assert events == ["init", "learn", "learn", "eval", "learn"]
+    assert "learned task 'week-03'" in ham.shown("status", store, "--history")
+
+
+def test_eval_counts_by_task_class_and_confusion(ham, life, copy):
+    store = copy()
+    told = ham.told("eval", store, life.test)
+    model = Store.open(store).model()
+    task = load_task(life.test)
+    predicted = model.predict(task.train.inputs).labels
+    pairs = [(task.classes[y], best[0]) for y, best in zip(task.train.labels, predicted, strict=True)]
+    right = {name: [a == b for a, b in pairs if a == name] for name in task.classes}
+    assert told["classes"] == {n: {"accuracy": sum(r) / 4, "samples": 4} for n, r in right.items()}
+    assert told["tasks"]["week-01"] == {"accuracy": sum(right["green"] + right["red"]) / 8, "samples": 8}
+    assert told["tasks"]["week-02"]["samples"] == 4 and told["overall"]["samples"] == 12
+    assert sum(pair["count"] for pair in told["confusions"]) == sum(a != b for a, b in pairs)
+    assert ham.told("status", store)["evaluation"] == told
+
+    before = files(store)
+    shown = ham.shown("eval", store, life.test, "--no-record")
+    assert "week-02" in shown and f"{100 * told['overall']['accuracy']:.1f} %" in shown
+    assert files(store) == before
+
+
+def test_eval_takes_data_with_classes_to_come(ham, life, copy):
+    store = copy()
+    assert "black, white" in ham.refused("eval", store, life.test, life.later, code=1)
+    assert ham.told("eval", store, life.test, life.later, "--known")["overall"]["samples"] == 12
+
+
+def test_undo_verify_gc_and_diff(ham, life, copy):
+    store, other = copy(), copy("other.ham")
+    assert ham.shown("diff", store, other).endswith("hold the same model")
+    ham.shown("learn", other, life.later)
+    found = ham.told("diff", store, other)
+    assert {"section": "class", "name": "white", "mine": None, "theirs": "week-03"} in found
+    assert "week-03" in ham.shown("diff", store, other)
+
+    assert ham.told("undo", other) == {"undone": ["week-03"], "tasks": ["week-01", "week-02"]}
+    assert ham.told("diff", store, other) == []
+    assert Store.open(store).manifest.state == Store.open(other).manifest.state
+    assert ham.shown("undo", other, "--to", "week-01") == "took back week-02; 2 classes are known"
+    assert "week-09" in ham.refused("undo", other, "--to", "week-09", code=2)
+
+    assert ham.told("gc", store)["freed"] > 0 and ham.shown("gc", store) == "freed 0 bytes"
+    assert "no state" in ham.refused("undo", store, code=2)
+    assert any("2 tasks" in line for line in ham.told("verify", store)["checked"])
+    (changed, *_) = (store / "objects").glob("*.safetensors")
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    assert changed.name in ham.refused("verify", store, code=1)
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (("status", "STORE/no"), 2, "there is no store"),
+        (("init", "STORE", "--backbone", "minilm"), 2, "a store at"),
+        (("init", "STORE-2", "--backbone", "minilmm"), 2, "minilmm"),
+        (("init", "STORE-2", "--backbone", "minilm", "--rank", "0"), 2, "rank"),
+        (("init", "STORE-2", "--backbone", "minilm", "--image-size", "32"), 2, "image_size"),
+        (("learn", "STORE", "missing"), 1, "missing"),
+        (("learn", "STORE", "digit:x"), 1, "digit:x"),
+        (("eval", "STORE", "missing"), 1, "missing"),
+        (("predict", "STORE", "missing.png"), 1, "missing.png"),
+        (("predict", "STORE", "x.png", "--out", "x.txt"), 2, ".csv or .jsonl"),
+        (("predict", "STORE", "x.png", "--out", "x.csv", "--format", "table"), 2, "table"),
+        (("diff", "STORE", "STORE/no"), 2, "there is no store"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(ham, life, tmp_path, monkeypatch, line, code, words):
+    monkeypatch.chdir(tmp_path)
+    line = [part.replace("STORE", str(life.store)) for part in line]
+    assert words in ham.refused(*line, code=code)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_names_cannot_steer_the_terminal(ham, life, copy):
+    store = copy()
+    ham.shown("learn", store, life.later, "--name", "\x1b[31m[bold]red")
+    for line in (("status", store), ("status", store, "--history")):
+        result = ham(*line)
+        assert "\x1b[31m" not in result.stdout and "\\x1b[31m[bold]red" in result.stdout
+    assert json.loads(ham("status", store, "--json").stdout)["tasks"][2]["name"] == "\x1b[31m[bold]red"
+
+
+def test_every_command_of_a_model_has_help_and_json():
+    commands = {command.name: command for command in app.registered_commands}
+    for name in ("init", "learn", "status", "eval", "predict", "undo", "verify", "diff", "gc"):
+        assert commands[name].callback.__doc__
+        assert "json" in commands[name].callback.__annotations__

@@ -1,0 +1,134 @@
+"""`ham predict`: what it reads, what it writes, and what becomes of inputs that cannot be read."""
+
+import csv
+import io
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+
+from hamcl.store import Store
+from hamcl.streams.lazy import read_image
+
+
+@pytest.fixture
+def birds(life, tmp_path, monkeypatch):
+    """The store, in a folder with five images that are named below it, and what the model says of them."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in" / "deep").mkdir(parents=True)
+    names = ["one.png", "in/a.png", "in/b.PNG", "in/deep/c.png", "in/deep/d.png"]
+    for name, image in zip(names, sorted(life.test.rglob("*.png")), strict=False):
+        shutil.copy(image, tmp_path / name)
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    model = Store.open(life.store).model()
+    best = model.predict([read_image(name) for name in names], k=2)
+    return SimpleNamespace(store=life.store, names=names, best=best)
+
+
+@pytest.fixture(scope="session")
+def notes(ham, toy, bert_folder, tmp_path_factory):
+    """A store that learned two classes of texts."""
+    root = tmp_path_factory.mktemp("notes")
+    samples = toy.samples(["lung", "skin"], [6, 6], "text", "notes")
+    with (root / "notes.csv").open("w") as file:
+        rows = zip(samples.inputs, samples.labels, strict=True)
+        file.write("text,label\n" + "".join(f"{text},{('lung', 'skin')[y]}\n" for text, y in rows))
+    ham.shown("init", root / "notes.ham", "--backbone", bert_folder, "--projection", 16, "--max-length", 16)
+    ham.shown("learn", root / "notes.ham", root / "notes.csv")
+    return SimpleNamespace(store=root / "notes.ham", texts=list(samples.inputs))
+
+
+def lines(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_files_and_folders_in_order(ham, birds):
+    result = ham("predict", birds.store, "one.png", "in", "--json", "--top", 2)
+    assert result.exit_code == 0, result.stderr
+    told = lines(result.stdout)
+    assert [answer["input"] for answer in told] == birds.names
+    assert [answer["labels"] for answer in told] == birds.best.labels
+    for answer, probabilities in zip(told, birds.best.probabilities.tolist(), strict=True):
+        assert answer["probabilities"] == pytest.approx(probabilities, abs=1e-5)
+
+
+def test_a_list_on_standard_input(ham, birds):
+    result = ham("predict", birds.store, "-", "--json", stdin="in\n\none.png\n")
+    assert [answer["input"] for answer in lines(result.stdout)] == [*birds.names[1:], "one.png"]
+
+
+def test_csv_has_one_line_for_each_input_and_rank(ham, birds):
+    result = ham("predict", birds.store, "one.png", "in", "--format", "csv", "-k", 2)
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    assert [(row["input"], row["rank"], row["label"]) for row in rows] == [
+        (name, str(rank), label)
+        for name, labels in zip(birds.names, birds.best.labels, strict=True)
+        for rank, label in enumerate(labels, 1)
+    ]
+    assert float(rows[0]["probability"]) == pytest.approx(birds.best.probabilities[0, 0].item(), abs=1e-5)
+
+
+def test_a_file_says_its_format(ham, birds, tmp_path):
+    for line in (("--out", "p.csv"), ("--out", "p.JSONL"), ("--out", "p.out", "--format", "jsonl")):
+        result = ham("predict", birds.store, "in", *line)
+        assert result.exit_code == 0 and result.stdout == ""
+    assert [row["label"] for row in csv.DictReader((tmp_path / "p.csv").read_text().splitlines())] == [
+        best[0] for best in birds.best.labels[1:]
+    ]
+    assert (tmp_path / "p.JSONL").read_text() == (tmp_path / "p.out").read_text()
+    assert [answer["input"] for answer in lines((tmp_path / "p.out").read_text())] == birds.names[1:]
+
+
+def test_a_table_names_every_class_asked_for(ham, birds):
+    shown = ham.shown("predict", birds.store, "one.png", "--top", 9)
+    assert "one.png" in shown and all(name in shown for name in ("red", "green", "blue"))
+    assert f"{100 * birds.best.probabilities[0, 0].item():.1f} %" in shown
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(ham, birds, tmp_path):
+    for name in ("in/b.PNG", "in/deep/d.png"):
+        (tmp_path / name).write_bytes(b"broken")
+    (tmp_path / "none").mkdir()
+    result = ham("predict", birds.store, "in", "none", "gone.png", "one.png", "--json")
+    assert result.exit_code == 1
+    assert [answer["input"] for answer in lines(result.stdout)] == ["in/a.png", "in/deep/c.png", "one.png"]
+    assert [answer["labels"] for answer in lines(result.stdout)] == [birds.best.labels[i][:1] for i in (1, 3, 0)]
+    errors = result.stderr.splitlines()
+    assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
+    for name in ("none", "in/b.PNG", "in/deep/d.png", "gone.png"):
+        assert any(name in line for line in errors)
+    assert ham("predict", birds.store, "in/b.PNG", "--json").stdout == ""
+
+
+def test_texts_come_from_files_and_standard_input(ham, notes, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join([*notes.texts[:3], "", notes.texts[8]]) + "\n")
+    expected = [notes.texts[0], notes.texts[1], notes.texts[2], notes.texts[8], notes.texts[5]]
+    result = ham("predict", notes.store, tmp_path / "a.txt", "-", "--json", stdin=f"{notes.texts[5]}\n")
+    told = lines(result.stdout)
+    assert [answer["input"] for answer in told] == expected
+    best = Store.open(notes.store).model().predict(expected).labels
+    assert [answer["labels"] for answer in told] == best
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.csv", b"text\nx\n", "is a table"),
+        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("", None, "cannot be read"),
+    ],
+)
+def test_texts_that_cannot_be_read(ham, notes, tmp_path, name, content, words):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    assert words in ham.refused("predict", notes.store, tmp_path / name, code=1)
+
+
+def test_nothing_to_predict_is_no_error(ham, birds):
+    assert ham.shown("predict", birds.store, "-", "--format", "csv", stdin="\n") == "input,rank,label,probability"
+
+
+def test_a_store_that_knows_nothing_is_one_sentence(ham, life, tmp_path):
+    ham.shown("init", tmp_path / "new.ham", "--backbone", life.backbone)
+    assert "nothing was learned" in ham.refused("predict", tmp_path / "new.ham", life.test, code=2)
