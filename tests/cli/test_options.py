@@ -8,10 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hamcl.cli.options import build_config, config_parameters, integers, with_parameters
+from hamcl.cli.options import build_config, config_parameters, integers, method_options, with_parameters
 from hamcl.cli.run import run
 from hamcl.config import PAPER, HAMConfig
 from hamcl.errors import UsageError
+from hamcl.methods.inflora import InfLoRAConfig
 from hamcl.registry import METHODS
 from hamcl.streams.split import SplitOptions
 
@@ -115,3 +116,27 @@ def test_integers():
     assert integers("5,5,3") == [5, 5, 3]
     with pytest.raises(typer.BadParameter, match="5,x"):
         integers("5,x")
+
+
+def test_options_of_one_method_are_named_on_one_option():
+    given = method_options(["energy=0.9", "horizon=none"], InfLoRAConfig)
+    assert build_config(given, kind=InfLoRAConfig) == InfLoRAConfig(energy=0.9)
+    assert build_config(method_options(["energy=9e-1", "horizon=20"], InfLoRAConfig), kind=InfLoRAConfig).horizon == 20
+    assert method_options([], HAMConfig) == {}
+    with pytest.raises(UsageError, match="'energy' must be of type float"):
+        build_config(method_options(["energy=[much"], InfLoRAConfig), kind=InfLoRAConfig)
+
+
+@pytest.mark.parametrize(
+    ("lines", "kind", "words"),
+    [
+        (["energy"], InfLoRAConfig, "must be name=value"),
+        (["energi=1"], InfLoRAConfig, "it has energy, horizon"),
+        (["energy=1"], HAMConfig, "it has none of its own"),
+        (["merge-rank=8"], InfLoRAConfig, "give it as --merge-rank"),
+        (["energy=0.5", "energy=0.6"], InfLoRAConfig, "given twice"),
+    ],
+)
+def test_options_that_are_not_the_methods_are_refused(lines, kind, words):
+    with pytest.raises(UsageError, match=words):
+        method_options(lines, kind)

@@ -262,7 +262,7 @@ def test_alignment_makes_tasks_comparable():
     before = (head.logits(x).argmax(1) == labels).float().mean()
     kept = rows.weight.clone()
     head.align(rows, tasks)
-    assert (head.logits(x).argmax(1) == labels).float().mean() > before + 0.2
+    assert (head.logits(x).argmax(1) == labels).float().mean() > 0.97 > 0.92 > before
     assert torch.equal(rows.weight, kept), "the next alignment starts from the rows as trained"
 
 
