@@ -31,6 +31,23 @@ PAPER: dict[str, Any] = {
     "head": "linear",
     "drift_map": False,
 }
+PER_TASK = (
+    "epochs",
+    "batch_size",
+    "eval_batch_size",
+    "lr",
+    "head_lr",
+    "importance_lr",
+    "weight_decay",
+    "warmup",
+    "clip_norm",
+    "distill",
+    "views",
+    "precision",
+    "compile",
+    "on_bad_sample",
+)
+"""Options that may differ from one task of a model to the next: nothing that is kept depends on them."""
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 

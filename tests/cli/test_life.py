@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from hamcl.cli.main import app
+from hamcl.errors import UsageError
 from hamcl.learner import HAM
 from hamcl.store import Store
 from hamcl.streams import load_task
@@ -195,3 +196,16 @@ def test_every_command_of_a_model_has_help_and_json():
     for name in ("init", "learn", "status", "eval", "predict", "undo", "verify", "diff", "gc"):
         assert commands[name].callback.__doc__
         assert "json" in commands[name].callback.__annotations__
+
+
+def test_options_of_training_may_differ_for_a_task(ham, life, copy):
+    store = copy()
+    assert len(ham.told("learn", store, life.later, "--epochs", 1)["losses"]) == 1
+    manifest = Store.open(store).manifest
+    assert manifest.options.epochs == 2 and manifest.history[-1].text.endswith("with epochs=1")
+    assert "batch_size" in ham.refused("learn", store, life.later, "--name", "x", "--batch-size", 0, code=2)
+    result = ham("learn", store, life.later, "--name", "x", "--rank", 2)
+    assert result.exit_code == 2 and "No such option" in result.stderr
+    task = load_task(life.later, name="x")
+    with pytest.raises(UsageError, match="'rank' belongs to the whole model"):
+        Store.open(store).learn(task, options={"rank": 2})

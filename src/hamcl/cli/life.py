@@ -82,6 +82,7 @@ def learn(
     progress: Moving = None,
     threads: Threads = None,
     json: Json = False,
+    **given: Any,
 ) -> None:
     """Learn one task; started again after a stop, go on from where it was."""
     with sentences(GOES_ON):
@@ -93,7 +94,13 @@ def learn(
         opened = Store.open(store, backbone=backbone)
         task = load_task(data, name=name, augmentation=augmentation)
         with Live(errors, progress) as live:
-            report = opened.learn(task, restart=restart, progress=live.step, checkpoint_minutes=checkpoint_minutes)
+            report = opened.learn(
+                task,
+                options=present(**given),
+                restart=restart,
+                progress=live.step,
+                checkpoint_minutes=checkpoint_minutes,
+            )
         for sentence in report.skipped:
             errors.print(f"skipped: {sentence}", highlight=False, markup=False, soft_wrap=True)
         if json:

@@ -6,7 +6,7 @@ import typer
 
 import hamcl
 from hamcl.cli import life, run
-from hamcl.cli.options import config_parameters, with_parameters
+from hamcl.cli.options import config_parameters, task_parameters, with_parameters
 from hamcl.cli.shell import shown
 
 app = typer.Typer(
@@ -34,8 +34,8 @@ def main(
 
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"
 app.command("init", rich_help_panel=MODEL)(with_parameters(life.init, config_parameters()))
+app.command("learn", rich_help_panel=MODEL)(with_parameters(life.learn, task_parameters()))
 for _name, _command in (
-    ("learn", life.learn),
     ("status", life.status),
     ("eval", life.evaluate),
     ("predict", life.predict),

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from hamcl.config import HAMConfig, read_options, read_value
+from hamcl.config import PER_TASK, HAMConfig, read_options, read_value
 from hamcl.errors import UsageError
 
 CONFIG_PANEL = "Method (defaults of ham; a baseline sets some of its own)"
+TASK_PANEL = "For this task alone (by default what init was told)"
 NONE: Any = object()
 """What `none` on the command line parses to, told apart from an option that was not given."""
 
@@ -21,7 +22,20 @@ NONE: Any = object()
 def config_parameters() -> list[Parameter]:
     """One keyword parameter per field of `HAMConfig`; None means that it was not given."""
     hints = get_type_hints(HAMConfig)
-    return [_parameter(field, hints[field.name]) for field in dataclasses.fields(HAMConfig)]
+    return [
+        _parameter(field, hints[field.name], f" Default: {_shown(field.default)}", CONFIG_PANEL)
+        for field in dataclasses.fields(HAMConfig)
+    ]
+
+
+def task_parameters() -> list[Parameter]:
+    """The same of the fields that may differ from task to task."""
+    hints = get_type_hints(HAMConfig)
+    return [
+        _parameter(field, hints[field.name], "", TASK_PANEL)
+        for field in dataclasses.fields(HAMConfig)
+        if field.name in PER_TASK
+    ]
 
 
 def build_config(
@@ -98,12 +112,13 @@ def integers(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r} is not a list of whole numbers such as 5,5,3") from error
 
 
-def _parameter(field: dataclasses.Field[Any], hint: Any) -> Parameter:
+def _shown(default: object) -> str:
+    return "none" if default is None else str(default).lower()
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any, default: str, panel: str) -> Parameter:
     flag = "--" + field.name.replace("_", "-")
-    settings: dict[str, Any] = {
-        "help": f"{field.metadata['help']} Default: {'none' if field.default is None else str(field.default).lower()}",
-        "rich_help_panel": CONFIG_PANEL,
-    }
+    settings: dict[str, Any] = {"help": field.metadata["help"] + default, "rich_help_panel": panel}
     if hint is bool:
         flag = f"{flag}/--no-{flag[2:]}"
     elif get_origin(hint) in (Union, types.UnionType):

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hamcl.config import HAMConfig
+from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.learner import HAM, HAMReport
 from hamcl.nn.backbones import load_backbone
@@ -145,6 +145,7 @@ class Store:
         self,
         task: Task,
         *,
+        options: Mapping[str, Any] | None = None,
         restart: bool = False,
         progress: Progress | None = None,
         checkpoint_minutes: float = 10.0,
@@ -155,9 +156,11 @@ class Store:
         call goes on from there and ends with the same tensors as if nothing had happened.
 
         Args:
+            options: for this task instead of those of the store; the ones in `hamcl.config.PER_TASK`.
             restart: drop what an unfinished `learn` left.
 
         Raises:
+            UsageError: an option belongs to the whole model, or its value is not allowed.
             DataError: the task cannot be used or was learned before, an unfinished `learn` had other data, config or
                 versions, somebody else is writing, or the disk is full.
             TrainingError: the loss is not finite.
@@ -167,12 +170,13 @@ class Store:
             if task.name in [known.name for known in state.tasks]:
                 raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
             learner = self.model()
+            learner.config = _for_task(learner.config, options or {})
             data = unfinished.digest(task)
             identity = Identity(
                 task.name,
                 data,
                 state.key,
-                hashlib.sha256(dump(self.manifest.config)).hexdigest(),
+                hashlib.sha256(dump(learner.config.to_dict())).hexdigest(),
                 learner.device.type,
                 unfinished.versions(*unfinished.LIBRARIES),
             )
@@ -185,6 +189,8 @@ class Store:
                 f"learned task {task.name!r}: {len(task.classes)} classes from {samples} samples, "
                 f"{'opened' if report.opened else 'joined'} group {report.group}"
             )
+            if options:
+                text += f", with {', '.join(f'{name}={value!r}' for name, value in options.items())}"
             if position.found:
                 text += f", went on from {position.found.saved}"
             facts = {task.name: TaskRecord(task.name, (), samples, data, now())}
@@ -344,4 +350,15 @@ class Store:
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
         self._folder.write(replace(manifest, state=state, earlier=kept), command, text)
+        unfinished.drop(self.path)
         self._folder.clean()
+
+
+def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
+    for name in options:
+        if name not in PER_TASK:
+            raise UsageError(
+                f"option {name!r} belongs to the whole model and is chosen when the store is made; for one task "
+                f"choose from {', '.join(PER_TASK)}"
+            )
+    return replace(config, **options)
