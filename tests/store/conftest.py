@@ -1,5 +1,9 @@
 """A backbone that loads in a moment, the settings of a small store, and its tasks."""
 
+import copy
+import os
+import shutil
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,9 +64,37 @@ def learned(tmp_path_factory, toy) -> Path:
 @pytest.fixture
 def copied(learned, tmp_path) -> Any:
     """A store of one's own that has learned three tasks."""
-    import shutil
-
     from hamcl.store import Store
 
     shutil.copytree(learned, tmp_path / "copy.ham")
     return Store.open(tmp_path / "copy.ham")
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Load the backbone once; every further model gets a copy of it."""
+    from hamcl.nn.backbones import load_backbone
+    from hamcl.store import store
+
+    loaded = load_backbone(BACKBONE["backbone"], **BACKBONE["backbone_options"])
+    monkeypatch.setattr(store, "load_backbone", lambda spec, **options: copy.deepcopy(loaded))
+
+
+@pytest.fixture
+def forked() -> Callable[..., int]:
+    """Run a function in a process of its own and return its exit code, negative for a signal."""
+
+    def run(function: Callable[[], object]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                function()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    return run

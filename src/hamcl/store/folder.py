@@ -114,7 +114,11 @@ class Folder:
 
     def clean(self) -> int:
         """Delete what no state needs, and return its bytes."""
-        manifest, position = self.manifest, unfinished.read(self.path)
+        manifest = self.manifest
+        try:
+            position = unfinished.read(self.path)
+        except DataError:
+            return 0  # the next `learn` says what is wrong with it, and can drop it
         if position and position.identity.state != manifest.state.key:
             # Learned since, or begun from a model that is no more.
             unfinished.drop(self.path)

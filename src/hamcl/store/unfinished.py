@@ -3,6 +3,8 @@
 import hashlib
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -172,7 +174,8 @@ class Unfinished:
         self.saved = time.monotonic()
         if restart:
             drop(root)
-        self.found = read(root)
+        with self._or_restart():
+            self.found = read(root)
         if self.found and (changed := self.found.identity.differences(identity)):
             raise DataError(
                 f"{root} holds an unfinished learn of task {self.found.identity.task!r} (saved {self.found.saved}), "
@@ -180,10 +183,19 @@ class Unfinished:
                 "drop it"
             )
 
+    @contextmanager
+    def _or_restart(self) -> Iterator[None]:
+        try:
+            yield
+        except DataError as error:
+            what = str(error).partition(";")[0]
+            raise DataError(f"an unfinished learn cannot go on: {what}; restart to drop it") from error
+
     def load(self) -> dict[str, Any] | None:
         if self.found is None:
             return None
-        return {**load_object(self.root, self.found.position), "meta": asdict(self.found.meta)}
+        with self._or_restart():
+            return {**load_object(self.root, self.found.position), "meta": asdict(self.found.meta)}
 
     def due(self, *, epoch_done: bool) -> bool:
         return epoch_done or time.monotonic() - self.saved >= 60 * self.minutes
