@@ -1,0 +1,272 @@
+"""Kill `Store.learn` at random moments and look at what is left: nothing may be lost, and nothing half done.
+
+A store of two tasks learns a third, again and again. Each time the learning process gets SIGKILL: in one half of the
+cases at a random time after a phase of `learn` has begun, in the other half just before or after a random file
+operation, or with the file it was writing cut anywhere. Then the store is opened, verified, and asked to classify; it
+must be the one before, bit for bit, or the one after. Once it is the one after it must equal that of an uninterrupted
+`learn`, is taken back by `undo`, and must then equal the one before again.
+
+    python benchmarks/kill_store.py --kills 200
+"""
+
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import stat
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import hamcl.classifier
+from hamcl.config import HAMConfig
+from hamcl.errors import HamError
+from hamcl.learner import HAM
+from hamcl.rng import generator
+from hamcl.store import Store
+from hamcl.store import store as rooms
+from hamcl.store.folder import Folder
+from hamcl.store.manifest import State
+from hamcl.streams.base import Samples, Task
+
+PHASES = ("loading", "training", "merging", "head", "writing", "renaming", "cleaning")
+CONFIG = HAMConfig(
+    rank=2, merge_rank=3, max_groups=2, targets="qkv|fc1", epochs=3, batch_size=8, projection=64, device="cpu"
+)
+BACKBONE: dict[str, Any] = {"backbone": "timm/test_vit", "backbone_options": {"pretrained": False, "image_size": 32}}
+
+
+def digits(name: str, classes: tuple[str, ...], count: int = 16) -> Task:
+    """Small pictures of classes that look alike in every task."""
+    from PIL import Image
+
+    def samples(purpose: str) -> Samples:
+        draw, images, labels = generator(0, name, purpose), [], []
+        for y, c in enumerate(classes):
+            pattern = torch.randint(40, 216, (4, 4, 3), generator=generator(0, c)).repeat_interleave(4, 0)
+            for _ in range(count):
+                pixels = pattern.repeat_interleave(4, 1) + torch.randint(-40, 40, (16, 16, 3), generator=draw)
+                images.append(Image.fromarray(pixels.to(torch.uint8).numpy()))
+                labels.append(y)
+        return Samples(images, labels)
+
+    return Task(name, classes, samples("train"), test=samples("test"), augmentation="photo")
+
+
+class Watch:
+    """The phase and the number of file operations of a learning process, in memory shared with it."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 16)
+
+    @property
+    def phase(self) -> str:
+        return PHASES[self.memory[0]]
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self.memory[0] = PHASES.index(name)
+
+    @contextmanager
+    def during(self, name: str) -> Any:
+        before, self.phase = self.phase, name
+        yield
+        self.phase = before
+
+    def install(self, on_operation: Callable[[str, str, int | None], None]) -> None:
+        """Follow the phases, and call `on_operation(phase, "before" or "after", open file)` around file operations.
+
+        For a process that is about to learn and to die; nothing is put back.
+        """
+
+        def phased(owner: Any, name: str, phase: str) -> None:
+            real = getattr(owner, name)
+
+            def call(*args: Any, **options: Any) -> Any:
+                with self.during(phase):
+                    return real(*args, **options)
+
+            setattr(owner, name, call)
+
+        phased(hamcl.classifier, "fit", "training")
+        phased(HAM, "_end", "merging")
+        phased(HAM, "_update_head", "head")
+        phased(rooms, "save_object", "writing")
+        phased(Folder, "remember", "writing")
+        phased(Folder, "write", "renaming")
+        phased(Folder, "clean", "cleaning")
+        for name in ("fsync", "replace", "unlink"):
+            real = getattr(os, name)
+
+            def operation(*args: Any, real: Any = real, name: str = name, **options: Any) -> Any:
+                on_operation(self.phase, "before", args[0] if name == "fsync" else None)
+                result = real(*args, **options)
+                on_operation(self.phase, "after", None)
+                return result
+
+            setattr(os, name, operation)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Run `work` in a process of its own, which ends with 0 if it returned."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def measure(store: Store, task: Task) -> tuple[dict[str, float], dict[str, int]]:
+    """The seconds from the beginning of each phase of a `learn` to its end, and its file operations."""
+    watch, reader, writer = Watch(), *os.pipe()
+
+    def work() -> None:
+        operations: Counter[str] = Counter()
+        times: dict[str, list[float]] = {}
+        inner = watch.during
+
+        @contextmanager
+        def during(name: str) -> Any:
+            times.setdefault(name, []).append(time.perf_counter())
+            with inner(name):
+                yield
+            times[name].append(time.perf_counter())
+
+        watch.during = during  # type: ignore[method-assign]
+        watch.install(lambda phase, when, file: operations.update([phase] if when == "before" else []))
+        start = time.perf_counter()
+        store.learn(task)
+        times["loading"] = [start, times["training"][0]]
+        seconds = {name: max(t) - min(t) for name, t in times.items()}
+        os.write(writer, json.dumps([seconds, operations]).encode())
+
+    pid = forked(work)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        measured = json.loads(pipe.read())
+    os.waitpid(pid, 0)
+    return measured[0], measured[1]
+
+
+def kill(store: Store, task: Task, draw: random.Random, seconds: dict[str, float], operations: dict[str, int]) -> str:
+    """Start a `learn`, kill it, and return the phase in which it died; "finished" if it was faster."""
+    watch, timed = Watch(), draw.random() < 0.5
+    phase = draw.choice([name for name in PHASES if timed or operations.get(name)])
+    delay, target = draw.uniform(0, seconds[phase]), 0 if timed else draw.randrange(2 * operations[phase])
+    restart, minutes, cut = draw.random() < 0.3, draw.choice([0, 10]), draw.random()
+    seen: Counter[str] = Counter()
+
+    def on_operation(now: str, when: str, file: int | None) -> None:
+        if now == phase and not timed:
+            if seen[now] == target:
+                if file is not None and stat.S_ISREG(os.fstat(file).st_mode):
+                    os.truncate(file, int(os.fstat(file).st_size * cut))
+                os.kill(os.getpid(), signal.SIGKILL)
+            seen[now] += 1
+
+    def work() -> None:
+        watch.install(on_operation)
+        store.learn(task, restart=restart, checkpoint_minutes=minutes)
+
+    pid, due = forked(work), None
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            if os.WIFSIGNALED(status):
+                return watch.phase
+            if status:
+                raise RuntimeError("learning failed by itself")
+            return "finished"
+        if timed and due is None and watch.phase == phase:
+            due = time.perf_counter() + delay
+        if due is not None and time.perf_counter() >= due:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.0005)
+
+
+def learned(state: State) -> tuple[object, ...]:
+    """All of a state but its times and evaluations."""
+    tasks = tuple(replace(task, learned="") for task in state.tasks)
+    return state.classes, tasks, state.groups, state.decisions, state.calibration, state.rows, state.head
+
+
+def run(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+    """Do it all in `folder`, which must be empty; the figures, by name."""
+    start, draw = time.perf_counter(), random.Random(seed)
+    tasks = [digits(f"task-{i}", tuple(f"{i}{c}" for c in "abc")) for i in range(3)]
+    store = Store.create(folder / "killed.ham", config=CONFIG, **BACKBONE)
+    for task in tasks[:2]:
+        store.learn(task)
+    before = store.manifest.state
+    shutil.copytree(store.path, folder / "whole.ham")
+    whole = Store.open(folder / "whole.ham")
+    seconds, operations = measure(whole, tasks[2])
+    after = whole.refresh().state
+    probe = tasks[0].test
+    scores = {"before": store.model().logits(probe), "after": whole.model().logits(probe)}
+
+    phases: Counter[str] = Counter()
+    ends: Counter[str] = Counter()
+    problems: list[str] = []
+    while phases.total() < kills:
+        phase = kill(store, tasks[2], draw, seconds, operations)
+        if phase != "finished":
+            phases[phase] += 1
+        try:
+            left = Store.open(store.path)
+            left.verify()
+            state = left.manifest.state
+            end = "before" if state == before else "after" if learned(state) == learned(after) else "mixed"
+            if end != "mixed" and not torch.equal(left.model().logits(probe), scores[end]):
+                end = "mixed"
+            if end == "after" and (left.undo() != ["task-2"] or left.manifest.state != before):
+                end = "mixed"
+        except HamError as error:
+            end = "lost"
+            problems.append(f"{phase}: {error}")
+        if phase != "finished":
+            ends[end] += 1
+        if end in ("lost", "mixed"):
+            problems.append(f"{phase}: {end}")
+            shutil.rmtree(store.path)
+            shutil.copytree(folder / "whole.ham", store.path)
+            Store.open(store.path).undo()
+    return {
+        "kills": phases.total(),
+        "phases": {name: phases[name] for name in PHASES},
+        "before": ends["before"],
+        "after": ends["after"],
+        "mixed": ends["mixed"],
+        "lost": ends["lost"],
+        "problems": problems,
+        "learn_seconds": sum(seconds[name] for name in ("loading", "training")),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(run(Path(folder), options.kills, options.seed)))
+
+
+if __name__ == "__main__":
+    main()
