@@ -158,6 +158,20 @@ def test_undo_verify_gc_and_diff(ham, life, copy):
     assert changed.name in ham.refused("verify", store, code=1)
 
 
+def test_an_export_carries_the_last_evaluation_of_this_model(ham, life, copy, tmp_path):
+    store, out = copy(), tmp_path / "out"
+    overall = ham.told("eval", store, life.test)["overall"]["accuracy"]
+    told = ham.told("export", store, out, "--as", "adapters", "--title", "My birds", "--license", "mit")
+    assert told["files"]["group-0/adapter_model.safetensors"] > 0 and "classes.json" in told["files"]
+    card = (out / "README.md").read_text()
+    assert "# My birds" in card and "license: mit" in card and f"| accuracy | {overall:.4g} |" in card
+    assert "not empty" in ham.refused("export", store, out, "--as", "adapters", code=2)
+    ham.shown("learn", store, life.later)
+    assert "README.md" in ham.shown("export", store, out, "--as", "adapters", "--overwrite")
+    card = (out / "README.md").read_text()
+    assert "week-03" in card and "| accuracy |" not in card
+
+
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
@@ -193,7 +207,7 @@ def test_names_cannot_steer_the_terminal(ham, life, copy):
 
 def test_every_command_of_a_model_has_help_and_json():
     commands = {command.name: command for command in app.registered_commands}
-    for name in ("init", "learn", "status", "eval", "predict", "undo", "verify", "diff", "gc"):
+    for name in ("init", "learn", "status", "eval", "predict", "undo", "export", "verify", "diff", "gc"):
         assert commands[name].callback.__doc__
         assert "json" in commands[name].callback.__annotations__
 

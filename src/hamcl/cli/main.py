@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 import hamcl
-from hamcl.cli import life, run
+from hamcl.cli import keep, life, predict, run
 from hamcl.cli.options import config_parameters, task_parameters, with_parameters
 from hamcl.cli.shell import shown
 
@@ -35,16 +35,14 @@ def main(
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"
 app.command("init", rich_help_panel=MODEL)(with_parameters(life.init, config_parameters()))
 app.command("learn", rich_help_panel=MODEL)(with_parameters(life.learn, task_parameters()))
-for _name, _command in (
-    ("status", life.status),
-    ("eval", life.evaluate),
-    ("predict", life.predict),
-    ("undo", life.undo),
-    ("verify", life.verify),
-    ("diff", life.diff),
-    ("gc", life.gc),
-):
-    app.command(_name, rich_help_panel=MODEL)(_command)
+app.command("status", rich_help_panel=MODEL)(life.status)
+app.command("eval", rich_help_panel=MODEL)(life.evaluate)
+app.command("predict", rich_help_panel=MODEL)(predict.predict)
+app.command("undo", rich_help_panel=MODEL)(keep.undo)
+app.command("export", rich_help_panel=MODEL)(keep.export)
+app.command("verify", rich_help_panel=MODEL)(keep.verify)
+app.command("diff", rich_help_panel=MODEL)(keep.diff)
+app.command("gc", rich_help_panel=MODEL)(keep.gc)
 app.command("run", rich_help_panel=BENCHMARKS)(with_parameters(run.run, config_parameters()))
 app.command("report", rich_help_panel=BENCHMARKS)(run.report)
 app.command("demo", rich_help_panel=BENCHMARKS)(run.demo)

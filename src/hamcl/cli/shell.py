@@ -18,8 +18,15 @@ shown = Console(width=None if sys.stdout.isatty() else 120)  # a table piped to 
 errors = Console(stderr=True)
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
+UNTOUCHED = "interrupted; the store is as it was before"
 RESUMED = "interrupted; what was finished is recorded, and --resume goes on from there"
 
+Folder = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of the model.")]
+Where = Annotated[
+    str | None,
+    typer.Option("--backbone", help="Where the backbone lies now, if not where the store says; it must be the same."),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by default that of the store.")]
 STREAM = "Stream and backbone"
 BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
 

@@ -1,0 +1,60 @@
+"""The command that uses a model."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hamcl.cli.shell import UNTOUCHED, Device, Folder, Threads, Where, complain, prepare, sentences, shown
+
+
+def predict(
+    store: Folder,
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Images and folders of them, or text files with one text a line; - reads a list from standard input.",
+        ),
+    ],
+    top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to name for each input.")] = 1,
+    out: Annotated[Path | None, typer.Option(help="Write to this file, .csv or .jsonl.")] = None,
+    form: Annotated[
+        Literal["table", "csv", "jsonl"] | None,
+        typer.Option("--format", help="By default that of --out, else a table."),
+    ] = None,
+    device: Device = None,
+    backbone: Where = None,
+    threads: Threads = None,
+    json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+) -> None:
+    """Name the classes of images or texts, the most probable first."""
+    with sentences(UNTOUCHED):
+        from hamcl.bench.files import atomic
+        from hamcl.cli.inputs import answers, gather
+        from hamcl.cli.tables import form_of, predictions, write_answers
+        from hamcl.store import Store
+
+        chosen = form_of("jsonl" if json and form is None else form, out)
+        prepare(threads)
+        opened = Store.open(store, backbone=backbone)
+        asked = gather(inputs, opened.manifest.backbone.modality, sys.stdin)
+        for sentence in asked.problems:
+            complain(sentence)
+        unread = list(asked.problems)
+
+        def problem(sentence: str) -> None:
+            complain(sentence)
+            unread.append(sentence)
+
+        found = answers(opened.model(device), asked, top, problem)
+        if chosen == "table":
+            shown.print(predictions(found), highlight=False)
+        elif out is None:
+            write_answers(found, chosen, sys.stdout)
+        else:
+            with atomic(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+                write_answers(found, chosen, file)
+        if unread:
+            raise typer.Exit(1)
