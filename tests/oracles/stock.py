@@ -1,6 +1,7 @@
-"""Run the code of model cards in a process that cannot import hamcl: `python stock.py INPUTS.json EXPORT...`.
+"""Run the code of model cards in a process that cannot import hamcl: `python stock.py FOLDER...`.
 
-INPUTS.json lists texts, or paths of images. Each export gets a file `scores.npy` beside its folder.
+Each folder holds `inputs.json`, a list of texts or of image files, and exports. The scores of `EXPORT/` go to
+`EXPORT.npy` beside it.
 """
 
 import importlib.util
@@ -12,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def main(inputs: Path, exports: list[Path]) -> None:
+def main(folders: list[Path]) -> None:
     sys.modules["hamcl"] = None  # type: ignore[assignment]  # every import of it fails
     mended = importlib.util.spec_from_file_location("mended", ROOT / "src/hamcl/nn/_torchvision.py")
     assert mended is not None and mended.loader is not None
@@ -20,27 +21,31 @@ def main(inputs: Path, exports: list[Path]) -> None:
     mended.loader.exec_module(module)
     module.ensure_torchvision()  # the installed libraries may not fit each other; this knows nothing of hamcl
 
-    import numpy as np
     import torch
-    from PIL import Image
 
     torch.set_num_threads(1)
-    given = json.loads(inputs.read_text())
-    if given[0].endswith(".png"):
-        given = [Image.open(inputs.parent / name) for name in given]
-    for export in exports:
-        os.chdir(export)
-        if not isinstance(given[0], str):
-            given[0].save("example.png")
-        code = (export / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-        space: dict = {}
-        exec(compile(code, str(export / "README.md"), "exec"), space)
-        scores = [space["scores"](given[i : i + 7]) for i in range(0, len(given), 7)]
-        np.save(export.with_name(f"{export.name}.npy"), np.concatenate(scores))
-        del sys.modules["hamcl"]
-        assert not any(name.split(".")[0] == "hamcl" for name in sys.modules)
-        sys.modules["hamcl"] = None  # type: ignore[assignment]
+    for folder in folders:
+        inputs = json.loads((folder / "inputs.json").read_text())
+        for export in sorted(path for path in folder.iterdir() if path.is_dir()):
+            run(export, inputs)
+    assert not any(name.startswith("hamcl.") for name in sys.modules)
+
+
+def run(export: Path, inputs: list[str]) -> None:
+    import numpy as np
+    from PIL import Image
+
+    os.chdir(export)
+    given: list = inputs
+    if inputs[0].endswith(".png"):
+        given = [Image.open(export.parent / name) for name in inputs]
+        given[0].save("example.png")
+    code = Path("README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    space: dict = {}
+    exec(compile(code, str(export / "README.md"), "exec"), space)
+    scores = [space["scores"](given[i : i + 7]) for i in range(0, len(given), 7)]
+    np.save(export.with_name(f"{export.name}.npy"), np.concatenate(scores))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name).resolve() for name in sys.argv[2:]])
+    main([Path(name).resolve() for name in sys.argv[1:]])

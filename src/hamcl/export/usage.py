@@ -137,6 +137,9 @@ base.reset_classifier({count})
     script.add(f"base = {auto}.from_pretrained({source}{options}){note}", f"from transformers import {auto}")
     if form.stock is None and (inner := _part(backbone)):
         script.add(f"base = {inner}")
+    elif form.stock is not None and backbone.modality == "text":
+        pad = form.stock.module.config.pad_token_id  # type: ignore[union-attr]
+        script.add(f"base.config.pad_token_id = {pad}  # scores are read off the last token that is not padding")
 
 
 def _part(backbone: Backbone) -> str:
