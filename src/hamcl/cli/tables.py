@@ -81,7 +81,7 @@ def status(store: Store) -> Tree:
     for j, group in enumerate(state.groups):
         branch = groups.add(f"group {j}: importance {group.importance:.3f}, rank {group.rank}")
         branch.add(_text(_some(group.tasks)))
-    _disk(tree, store.sizes(), len(manifest.earlier), len(state.classes))
+    _disk(tree, store.sizes(), len(manifest.earlier))
     if state.evaluations:
         last = state.evaluations[-1]
         since = len(state.tasks) - last.learned
@@ -92,15 +92,19 @@ def status(store: Store) -> Tree:
     return tree
 
 
-def _disk(tree: Tree, sizes: Sizes, earlier: int, classes: int) -> None:
-    present = sizes.groups + sizes.rows + sizes.head
-    branch = tree.add(f"on disk: {decimal(present + sizes.earlier + sizes.unfinished)}")
-    bound = f", at most {decimal(sizes.groups_bound)} however many tasks come" if sizes.groups_bound else ""
-    branch.add(f"groups: {decimal(sizes.groups)}{bound}")
-    each = f", {decimal((sizes.rows) // classes)} a class" if classes else ""
-    branch.add(f"rows: {decimal(sizes.rows)}{each}")
+def _disk(tree: Tree, sizes: Sizes, earlier: int) -> None:
+    state = sizes.groups + sizes.rows + sizes.head
+    branch = tree.add(f"on disk: {decimal(state + sizes.earlier + sizes.unfinished)}")
+    now = branch.add(f"the state: {decimal(state)}")
+    bound = (
+        "grows with the tasks"
+        if sizes.groups_bound is None
+        else f"at most {decimal(sizes.groups_bound)} however many tasks come"
+    )
+    now.add(f"groups: {decimal(sizes.groups)}" + (f", {bound}" if sizes.groups else ""))
+    now.add(f"classifier rows: {decimal(sizes.rows)}, grows with the classes")
     if sizes.head:
-        branch.add(f"statistics of the head: {decimal(sizes.head)}")
+        now.add(f"statistics of the head: {decimal(sizes.head)}, grows with the classes")
     branch.add(f"{earlier} earlier states for undo: {decimal(sizes.earlier)}")
     if sizes.unfinished:
         branch.add(f"an unfinished learn: {decimal(sizes.unfinished)}")
