@@ -27,40 +27,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from small_store import create, three
 
 import hamcl.classifier
-from hamcl.config import HAMConfig
 from hamcl.errors import HamError
 from hamcl.learner import HAM
-from hamcl.rng import generator
 from hamcl.store import Store
 from hamcl.store import store as rooms
 from hamcl.store.folder import Folder
 from hamcl.store.manifest import State
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Task
 
 PHASES = ("loading", "training", "merging", "head", "writing", "renaming", "cleaning")
-CONFIG = HAMConfig(
-    rank=2, merge_rank=3, max_groups=2, targets="qkv|fc1", epochs=3, batch_size=8, projection=64, device="cpu"
-)
-BACKBONE: dict[str, Any] = {"backbone": "timm/test_vit", "backbone_options": {"pretrained": False, "image_size": 32}}
-
-
-def digits(name: str, classes: tuple[str, ...], count: int = 16) -> Task:
-    """Small pictures of classes that look alike in every task."""
-    from PIL import Image
-
-    def samples(purpose: str) -> Samples:
-        draw, images, labels = generator(0, name, purpose), [], []
-        for y, c in enumerate(classes):
-            pattern = torch.randint(40, 216, (4, 4, 3), generator=generator(0, c)).repeat_interleave(4, 0)
-            for _ in range(count):
-                pixels = pattern.repeat_interleave(4, 1) + torch.randint(-40, 40, (16, 16, 3), generator=draw)
-                images.append(Image.fromarray(pixels.to(torch.uint8).numpy()))
-                labels.append(y)
-        return Samples(images, labels)
-
-    return Task(name, classes, samples("train"), test=samples("test"), augmentation="photo")
 
 
 class Watch:
@@ -207,8 +185,8 @@ def learned(state: State) -> tuple[object, ...]:
 def run(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     """Do it all in `folder`, which must be empty; the figures, by name."""
     start, draw = time.perf_counter(), random.Random(seed)
-    tasks = [digits(f"task-{i}", tuple(f"{i}{c}" for c in "abc")) for i in range(3)]
-    store = Store.create(folder / "killed.ham", config=CONFIG, **BACKBONE)
+    tasks = [three(i) for i in range(3)]
+    store = create(folder / "killed.ham")
     for task in tasks[:2]:
         store.learn(task)
     before = store.manifest.state

@@ -124,5 +124,5 @@ def explained(root: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or root
         raise DataError(
-            f"cannot write {where}: {error.strerror or error}; the store is as it was, make room or allow writing"
+            f"cannot write {where}: {error.strerror or error}; the store is whole, make room or allow writing"
         ) from error

@@ -1,0 +1,52 @@
+"""What the benchmarks of the store share: a small store that loads in a moment, and tasks for it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from hamcl.config import HAMConfig
+from hamcl.rng import generator
+from hamcl.store import Store
+from hamcl.streams.base import Samples, Task
+
+OPTIONS: dict[str, Any] = {
+    "rank": 2,
+    "merge_rank": 3,
+    "max_groups": 2,
+    "targets": "qkv|fc1",
+    "epochs": 3,
+    "batch_size": 8,
+    "projection": 64,
+    "device": "cpu",
+}
+
+
+def create(path: Path, **options: Any) -> Store:
+    """An empty store on a ViT of some 300,000 random weights that reads images of 32 pixels."""
+    read = {"pretrained": False, "image_size": 32}
+    return Store.create(
+        path, backbone="timm/test_vit", backbone_options=read, config=HAMConfig(**{**OPTIONS, **options})
+    )
+
+
+def pictures(name: str, classes: tuple[str, ...], count: int = 16) -> Task:
+    """A task of small noisy pictures; a class has the same pattern in every task."""
+
+    def samples(purpose: str) -> Samples:
+        draw, images, labels = generator(0, name, purpose), [], []
+        for y, c in enumerate(classes):
+            pattern = torch.randint(40, 216, (4, 4, 3), generator=generator(0, c)).repeat_interleave(4, 0)
+            for _ in range(count):
+                pixels = pattern.repeat_interleave(4, 1) + torch.randint(-40, 40, (16, 16, 3), generator=draw)
+                images.append(Image.fromarray(pixels.to(torch.uint8).numpy()))
+                labels.append(y)
+        return Samples(images, labels)
+
+    return Task(name, classes, samples("train"), test=samples("test"), augmentation="photo")
+
+
+def three(i: int) -> Task:
+    """The i-th task of three classes of its own."""
+    return pictures(f"task-{i}", tuple(f"{i}{c}" for c in "abc"))

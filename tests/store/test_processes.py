@@ -1,0 +1,30 @@
+"""The benchmarks of killed and of concurrent processes, small."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def benchmark(monkeypatch) -> Any:
+    """Import a benchmark by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return import_module
+
+
+def test_ten_kills_leave_the_state_before_or_the_state_after(benchmark, tmp_path):
+    figures = benchmark("kill_store").run(tmp_path, kills=10, seed=1)
+    assert figures["problems"] == []
+    assert (figures["kills"], figures["lost"], figures["mixed"]) == (10, 0, 0)
+    assert figures["before"] + figures["after"] == 10
+    assert sum(n > 0 for n in figures["phases"].values()) >= 3
+
+
+def test_readers_see_one_state_each_while_two_processes_write(benchmark, tmp_path):
+    figures = benchmark("concurrent_store").run(tmp_path, reads=100, writes=3)
+    assert figures["problems"] == []
+    assert figures["reads"] >= 100
+    assert figures["changes_seen"] >= 3
+    assert figures["refused"] > 0
