@@ -7,8 +7,8 @@ from torch import Tensor
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.ham import Adapter, merge_layers
-from hamcl.method import State, TaskReport, prefixed, stripped
-from hamcl.methods.layers import layers_from, layers_state
+from hamcl.method import State, TaskReport
+from hamcl.methods.layers import adapters_from, adapters_state
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
@@ -19,10 +19,10 @@ class LoRAPerTask(Classifier):
     """Keeps every adapter, so it grows with the tasks; `config.merge` says how they become one model.
 
     "concat" is their sum (arXiv 2212.04089 with weight 1), "mean" their average, "ties" arXiv 2306.01708, "dare"
-    arXiv 2311.03099.
+    arXiv 2311.03099. What is merged is pruned to `density`, and exact unless `merge_rank` says otherwise.
     """
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0})
+    defaults = MappingProxyType({"head": "linear", "distill": 0.0, "merge_rank": None})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
@@ -59,14 +59,13 @@ class LoRAPerTask(Classifier):
         return {**counts, "trainable": counts["trainable"] - bool(self.adapters)}
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
-        tensors: dict[str, Tensor] = {}
-        for i, adapter in enumerate(self.adapters):
-            tensors |= prefixed(str(i), layers_state(adapter.layers))
+        tensors = adapters_state([adapter.layers for adapter in self.adapters])
         return tensors, {"adapters": [[adapter.task, adapter.importance] for adapter in self.adapters]}
 
     def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+        found = adapters_from(tensors, len(meta["adapters"]))
         self.adapters = [
-            Adapter(task, layers_from(stripped(str(i), tensors)), importance)
-            for i, (task, importance) in enumerate(meta["adapters"])
+            Adapter(task, layers, importance)
+            for (task, importance), layers in zip(meta["adapters"], found, strict=True)
         ]
         self._show_merged()
