@@ -47,6 +47,6 @@ def pictures(name: str, classes: tuple[str, ...], count: int = 16) -> Task:
     return Task(name, classes, samples("train"), test=samples("test"), augmentation="photo")
 
 
-def three(i: int) -> Task:
+def three(i: int, count: int = 16) -> Task:
     """The i-th task of three classes of its own."""
-    return pictures(f"task-{i}", tuple(f"{i}{c}" for c in "abc"))
+    return pictures(f"task-{i}", tuple(f"{i}{c}" for c in "abc"), count)

@@ -52,10 +52,11 @@ def read(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
         if path.is_symlink():
             raise DataError(f"{path} is a link; a store holds no links, copy the store with its files") from error
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+    facts = os.fstat(number)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(number)
+        raise DataError(f"{path} is not a regular file; restore it from a copy of the store")
     with os.fdopen(number, "rb") as file:
-        facts = os.fstat(number)
-        if not stat.S_ISREG(facts.st_mode):
-            raise DataError(f"{path} is not a regular file; restore it from a copy of the store")
         if size is not None and facts.st_size != size:
             raise DataError(
                 f"{path} has {facts.st_size} bytes, but the manifest says {size}; restore it from a copy of the store"
