@@ -34,6 +34,13 @@ class Ham:
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
 
+    @staticmethod
+    def sentence(result: Result) -> str:
+        """What stderr says, as one line."""
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        assert "Traceback" not in result.stderr
+        return " ".join(result.stderr.replace("│", " ").split())
+
     def refused(self, *line: object, code: int, **options: Any) -> str:
         """The one sentence of a command that must fail."""
         result = self(*line, **options)

@@ -6,12 +6,10 @@ from functools import partial
 import pytest
 from PIL import Image
 from rich.console import Console
-from typer.testing import CliRunner
 
 import hamcl
 from hamcl.bench.records import Result
 from hamcl.cli.live import Live
-from hamcl.cli.main import app
 from hamcl.learner import HAM
 from hamcl.nn import backbones
 from hamcl.training import Step
@@ -27,26 +25,15 @@ def random_weights(monkeypatch):
     monkeypatch.setattr(backbones, "load_backbone", partial(backbones.load_backbone, pretrained=False))
 
 
-def ham(*line):
-    return CliRunner().invoke(app, [str(part) for part in line])
-
-
-def sentence(result):
-    """What stderr says, as one line."""
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    assert "Traceback" not in result.stderr
-    return " ".join(result.stderr.replace("│", " ").split())
-
-
-def test_version():
+def test_version(ham):
     assert ham("--version").output == f"hamcl {hamcl.__version__}\n"
 
 
-def test_a_run_and_its_report(tmp_path):
+def test_a_run_and_its_report(ham, tmp_path):
     for seed in (0, 1):
         result = ham(*RUN, "--seed", seed, "--lr", "0.01", "--threads", 1, "--out", tmp_path / f"{seed}")
         assert result.exit_code == 0, result.stderr
-        assert "seq-lora" in result.stdout and "task 2/2 digits-02, 10 classes" in sentence(result)
+        assert "seq-lora" in result.stdout and "task 2/2 digits-02, 10 classes" in ham.sentence(result)
     record = Result.read(tmp_path / "1")
     assert (record.status, record.method, record.seed, record.config["lr"]) == ("complete", "seq-lora", 1, 0.01)
     assert record.config["head"] == "linear"  # the method's own default
@@ -64,7 +51,7 @@ def test_a_run_and_its_report(tmp_path):
         assert image.format == "PNG"
 
 
-def test_a_run_is_resumed_or_replaced_only_when_asked(tmp_path, monkeypatch):
+def test_a_run_is_resumed_or_replaced_only_when_asked(ham, tmp_path, monkeypatch):
     out = tmp_path / "a"
     learn = HAM.learn
 
@@ -77,16 +64,16 @@ def test_a_run_is_resumed_or_replaced_only_when_asked(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(HAM, "learn", stops)
         result = ham(*line)
-    assert result.exit_code == 130 and "--resume" in sentence(result)
+    assert result.exit_code == 130 and "--resume" in ham.sentence(result)
     assert json.loads((out / "result.json").read_text())["status"] == "interrupted"
     result = ham("report", out)
-    assert result.exit_code == 2 and "interrupted after 1 of 2 tasks" in sentence(result)
+    assert result.exit_code == 2 and "interrupted after 1 of 2 tasks" in ham.sentence(result)
     result = ham(*line)
-    assert result.exit_code == 2 and "--overwrite" in sentence(result)
+    assert result.exit_code == 2 and "--overwrite" in ham.sentence(result)
     result = ham(*line, "--resume", "--lr", "0.5")
-    assert result.exit_code == 2 and "config.lr was " in sentence(result) and "is now 0.5" in sentence(result)
+    assert result.exit_code == 2 and "config.lr was " in ham.sentence(result) and "is now 0.5" in ham.sentence(result)
     result = ham(*line, "--resume")
-    assert result.exit_code == 0 and "task 1/2" not in sentence(result) and "task 2/2" in sentence(result)
+    assert result.exit_code == 0 and "task 1/2" not in ham.sentence(result) and "task 2/2" in ham.sentence(result)
     whole = ham(*RUN, "--method", "ham", "--out", tmp_path / "b")
     assert whole.exit_code == 0
     assert Result.read(out).to_dict()["accuracy"] == Result.read(tmp_path / "b").to_dict()["accuracy"]
@@ -111,30 +98,30 @@ def test_a_run_is_resumed_or_replaced_only_when_asked(tmp_path, monkeypatch):
         (("--config", "missing.yaml"), "missing.yaml"),
     ],
 )
-def test_a_wrong_option_is_one_sentence_and_exit_code_2(tmp_path, line, words):
+def test_a_wrong_option_is_one_sentence_and_exit_code_2(ham, tmp_path, line, words):
     result = ham(*RUN, "--out", tmp_path / "a", *line)
-    assert result.exit_code == 2 and words in sentence(result)
+    assert result.exit_code == 2 and words in ham.sentence(result)
     assert not (tmp_path / "a").exists()
     if "╭" not in result.stderr:
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
 
 
-def test_wrong_data_is_one_sentence_and_exit_code_1(tmp_path):
+def test_wrong_data_is_one_sentence_and_exit_code_1(ham, tmp_path):
     result = ham(*RUN, "--out", tmp_path / "a", "--stream", f"folder:{tmp_path / 'missing'}")
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "missing" in sentence(result)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "missing" in ham.sentence(result)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "result.json").write_text("{")
     result = ham("report", tmp_path / "a")
-    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "result.json" in sentence(result)
+    assert result.exit_code == 1 and result.stderr.count("\n") == 1 and "result.json" in ham.sentence(result)
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_folder_that_cannot_be_written_is_one_sentence(ham, tmp_path):
     (tmp_path / "file").write_text("")
     result = ham(*RUN, "--out", tmp_path / "file" / "a")
     assert result.exit_code == 1 and result.stderr.splitlines()[-1].startswith("error: cannot read or write")
 
 
-def test_too_little_device_memory_is_one_sentence_and_other_failures_are_not_hidden(tmp_path, monkeypatch):
+def test_too_little_device_memory_is_one_sentence_and_other_failures_are_not_hidden(ham, tmp_path, monkeypatch):
     def fails(message):
         def learn(self, task, progress=None):
             raise RuntimeError(message)
@@ -143,7 +130,7 @@ def test_too_little_device_memory_is_one_sentence_and_other_failures_are_not_hid
         return ham(*RUN, "--method", "ham", "--overwrite", "--out", tmp_path / "a")
 
     result = fails("CUDA out of memory. Tried to allocate 20.00 MiB.")
-    assert result.exit_code == 1 and "--batch-size" in sentence(result)
+    assert result.exit_code == 1 and "--batch-size" in ham.sentence(result)
     assert json.loads((tmp_path / "a" / "result.json").read_text())["status"] == "failed"
     assert isinstance(fails("a defect").exception, RuntimeError)
 
