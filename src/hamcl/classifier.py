@@ -2,7 +2,7 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +17,10 @@ from hamcl.nn.heads import Drift, Head, Rows, TaskRows, build_head, within_task
 from hamcl.rng import generator, scoped
 from hamcl.streams.base import Samples, Task
 from hamcl.training import Batch, Fit, Model, Progress, fit
+
+Change = Callable[[Samples, list[int], int, Tensor | None, TaskReport], None]
+"""What turns the model into one that knows a task, given its samples, its columns, its index, the features of the
+samples from before (where the head follows drift) and the report to fill."""
 
 
 def adapted(backbone: Backbone, config: HAMConfig) -> AdaptedBackbone:
@@ -71,11 +75,29 @@ class Classifier(Method):
             )
 
     def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
+        def train(samples: Samples, columns: list[int], index: int, old: Tensor | None, report: TaskReport) -> None:
+            with report.timed("training"):
+                self._begin()
+                # Texts are not augmented, so these features are the same in every epoch.
+                fixed = self.config.distill > 0 and self.backbone.modality == "text"
+                anchors = self._anchors(samples, old) if fixed else None
+                rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
+                done = self._train(rows, task, samples, index, anchors, progress)
+                self.rows.store(torch.tensor(columns), rows)
+                report.losses = done.losses
+                report.samples_per_second = done.samples / max(done.seconds, 1e-9)
+            with report.timed("merging"):
+                self._end(task, samples, index, report)
+
+        return self._take_in(task, train)
+
+    def _take_in(self, task: Task, change: Change, *, may_be_empty: bool = False) -> TaskReport:
+        """Put a task into the model by `change`, then into the head; on an error all is as it was before."""
         start = time.perf_counter()
-        samples, skipped = self._usable(task)
+        samples, skipped = self._usable(task, may_be_empty=may_be_empty)
         before = self.state_dict()
         try:
-            report = self._learn(task, samples, progress)
+            report = self._changed(task, samples, change)
         except BaseException:
             self.load_state_dict(before)
             raise
@@ -83,7 +105,7 @@ class Classifier(Method):
         report.seconds = time.perf_counter() - start
         return report
 
-    def _learn(self, task: Task, samples: Samples, progress: Progress | None) -> TaskReport:
+    def _changed(self, task: Task, samples: Samples, change: Change) -> TaskReport:
         index, report = len(self.tasks), self._report(task)
         classes, columns = self._columns(task)
         self.augmentation = task.augmentation
@@ -93,18 +115,7 @@ class Classifier(Method):
         with report.timed("features before"):
             follow = index > 0 and self.config.drift_map and self.head.follows_drift
             old = self._statistics(samples, index) if follow else None
-        with report.timed("training"):
-            self._begin()
-            # Texts are not augmented, so these features are the same in every epoch.
-            fixed = self.config.distill > 0 and self.backbone.modality == "text"
-            anchors = self._anchors(samples, old) if fixed else None
-            rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
-            done = self._train(rows, task, samples, index, anchors, progress)
-            self.rows.store(torch.tensor(columns), rows)
-            report.losses = done.losses
-            report.samples_per_second = done.samples / max(done.seconds, 1e-9)
-        with report.timed("merging"):
-            self._end(task, samples, index, report)
+        change(samples, columns, index, old, report)
         with report.timed("head"):
             if self.head is not self.rows:
                 labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]

@@ -9,7 +9,7 @@ from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
 from hamcl.export import Card, Kind, Learned, export
-from hamcl.ham import Adapter, Groups, Layers, final, similarity
+from hamcl.ham import Adapter, Groups, final, similarity
 from hamcl.method import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
@@ -73,13 +73,17 @@ class HAM(Classifier):
         return old[: len(samples), -self.backbone.width :]
 
     def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        """Compare, assign, prune, scale and merge the finished adapter; then show the groups to the model."""
-        assert isinstance(report, HAMReport)
+        """Keep what was trained: the adapter and the importances."""
         adapter = self.model.task_adapter(task.name)
         adapter.check()
         trained = self.model.group_importance.detach().cpu().tolist()
         for group, importance in zip(self.groups.groups, trained, strict=False):
             group.importance = importance
+        self._merge(adapter, samples, index, report)
+
+    def _merge(self, adapter: Adapter, samples: Samples, index: int, report: TaskReport) -> None:
+        """Compare, assign, prune, scale and merge a finished adapter; then show the groups to the model."""
+        assert isinstance(report, HAMReport)
         report.importance = adapter.importance
         report.group_importances = [group.importance for group in self.groups.groups]
         assignment = self.groups.assign(self._similarities(adapter, samples))
@@ -128,12 +132,9 @@ class HAM(Classifier):
         Raises:
             UsageError: nothing was learned yet.
         """
-        return self.model.folded(self._final())
-
-    def _final(self) -> Layers:
         if not self.groups.groups:
             raise UsageError("nothing was learned yet: call learn(task) first")
-        return final(self.groups.groups)
+        return self.model.folded(final(self.groups.groups))
 
     def export(
         self, path: str | Path, kind: Kind = "merged", *, card: Card | None = None, overwrite: bool = False

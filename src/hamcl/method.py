@@ -148,17 +148,17 @@ class Method(ABC):
         truth = torch.tensor([self.classes.index(task.classes[y]) for y in task.test.labels])
         return (self.logits(task.test).argmax(1) == truth).double().mean().item()
 
-    def _usable(self, task: Task) -> tuple[Samples, list[str]]:
+    def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str]]:
         """The training samples that can be read, and one message per sample left out."""
         if task.modality != self.backbone.modality:
             raise DataError(
                 f"task {task.name!r} holds {task.modality} samples, but backbone {self.backbone.spec!r} "
                 f"reads {self.backbone.modality}"
             )
-        if not len(task.train):
+        if not len(task.train) and not may_be_empty:
             raise DataError(f"task {task.name!r} has no training samples; there is nothing to learn")
         missing = [task.classes[y] for y in range(len(task.classes)) if y not in set(task.train.labels)]
-        if missing:
+        if missing and len(task.train):
             raise DataError(f"task {task.name!r} has no training samples of class {missing[0]!r}")
         known = {name.casefold(): name for name in self.classes}
         for name in task.classes:
