@@ -1,6 +1,5 @@
 """The backbone as it is, with a head on top: what pre-training alone is worth."""
 
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,9 +10,10 @@ from torch import Tensor, nn
 from hamcl.classifier import Classifier
 from hamcl.config import HAMConfig
 from hamcl.method import State, TaskReport
+from hamcl.methods.seen import Seen
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import TaskRows
-from hamcl.streams.base import Augmentation, Samples, Task
+from hamcl.streams.base import Samples, Task
 from hamcl.training import Batch, Fit, Progress
 
 
@@ -52,7 +52,7 @@ class Frozen(Classifier):
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         # All its features are the frozen ones.
         super().__init__(backbone, replace(config, head_features="adapted"), _Bare(backbone))
-        self.seen: dict[tuple[int, Augmentation], tuple[weakref.ref[Samples], Tensor]] = {}
+        self.seen = Seen()
 
     def _train(
         self,
@@ -75,11 +75,7 @@ class Frozen(Classifier):
 
     def logits(self, samples: Samples) -> Tensor:
         """Scores over all seen classes; the features of the same samples are computed once, while they exist."""
-        key = id(samples), self.augmentation
-        if key not in self.seen:
-            forget = weakref.ref(samples, lambda _: self.seen.pop(key, None))
-            self.seen[key] = forget, self._extract(self.model, samples)
-        return self.head.logits(self.seen[key][1])
+        return self.head.logits(self.seen(samples, self.augmentation, lambda: self._extract(self.model, samples)))
 
     def parameter_counts(self) -> dict[str, int]:
         counts = super().parameter_counts()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from hamcl.nn.heads import TaskRows
 from hamcl.nn.layers import HamLayer
 from hamcl.rng import scoped
 from hamcl.streams.base import Samples, Task
-from hamcl.training import Batch, Fit
+from hamcl.training import Batch, Fit, Progress
 
 
 @dataclass(frozen=True)
@@ -134,9 +133,17 @@ class InfLoRA(Classifier):
     def _begin(self) -> None:
         self.model.start_task()
 
-    def _train(self, rows: TaskRows, task: Task, samples: Samples, *args: Any) -> Fit:
+    def _train(
+        self,
+        rows: TaskRows,
+        task: Task,
+        samples: Samples,
+        index: int,
+        anchors: Tensor | None,
+        progress: Progress | None,
+    ) -> Fit:
         self._design(samples)
-        return super()._train(rows, task, samples, *args)
+        return super()._train(rows, task, samples, index, anchors, progress)
 
     @torch.no_grad()
     def _design(self, samples: Samples) -> None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import TaskRows
 from hamcl.streams.base import Samples, Task
-from hamcl.training import Fit
+from hamcl.training import Fit, Progress
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,18 @@ class RanPAC(SeqLoRA):
         for parameter in self.model.adapter_parameters() + self.model.importance_parameters():
             parameter.requires_grad_(not self.settled)
 
-    def _train(self, rows: TaskRows, *args: Any) -> Fit:
+    def _train(
+        self,
+        rows: TaskRows,
+        task: Task,
+        samples: Samples,
+        index: int,
+        anchors: Tensor | None,
+        progress: Progress | None,
+    ) -> Fit:
         if self.settled and self.head is not self.rows:
             return Fit()
-        return super()._train(rows, *args)
+        return super()._train(rows, task, samples, index, anchors, progress)
 
     def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
         if not self.settled:
