@@ -3,16 +3,19 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
 from hamcl.export import Card, Kind, Learned, export
-from hamcl.ham import Adapter, Groups, final, similarity
+from hamcl.ham import Adapter, Factors, Groups, final, similarity
 from hamcl.method import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
+from hamcl.nn.foreign import linear_head, read_foreign
+from hamcl.nn.heads import TaskRows
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Task
 
@@ -100,6 +103,48 @@ class HAM(Classifier):
         report.similarities, report.scores = assignment.similarities, assignment.scores
         report.prune_error, report.merge_error = merged.prune_error, merged.merge_error
         self._show_groups()
+
+    def import_adapter(self, folder: str | Path, task: Task) -> HAMReport:
+        """Make a LoRA that was trained elsewhere a task: compared, grouped and merged like an adapter of our own.
+
+        The analytic heads need training samples of every class of `task`, from which they take their statistics. The
+        head "linear" needs the adapter's own classifier (PEFT's `modules_to_save`) and no samples.
+
+        Args:
+            folder: as PEFT saves it, with weights in safetensors.
+            task: its name and its classes, in the order of the adapter's classifier if that is used; the adapter is
+                taken for trained on them.
+
+        Raises:
+            UsageError: the adapter is no plain LoRA, belongs to another model or adapts layers that are not adapted
+                here, or the head lacks what it needs.
+            DataError: the adapter's files are damaged, or the samples cannot be used.
+        """
+        foreign = read_foreign(folder, self.backbone)
+        if self.head is not self.rows and not len(task.train):
+            raise UsageError(
+                f"head {self.config.head!r} takes its statistics from samples: give training samples of each class of "
+                f"{task.name!r}"
+            )
+        rows = None
+        if self.head is self.rows or self.config.task_scores > 0:
+            if self.rows.cosine:
+                raise UsageError("head 'cosine' compares directions, for which no other classifier was trained")
+            head = linear_head(foreign, self.model.folded({}).cpu(), task.classes)
+            rows = TaskRows(head.weight, head.bias, None)
+        empty = {name: layer.shape for name, layer in self.model.layers.items() if name not in foreign.layers}
+        zeros = {name: Factors(torch.zeros(1, i), torch.zeros(o, 1)) for name, (o, i) in empty.items()}
+        layers = {name: foreign.layers.get(name) or zeros[name] for name in self.model.layers}
+
+        def take(samples: Samples, columns: list[int], index: int, old: Tensor | None, report: TaskReport) -> None:
+            with report.timed("merging"):
+                if rows is not None:
+                    self.rows.store(torch.tensor(columns), rows)
+                self._merge(Adapter(task.name, layers), samples, index, report)
+
+        report = self._take_in(task, take, may_be_empty=True)
+        assert isinstance(report, HAMReport)
+        return report
 
     def _similarities(self, adapter: Adapter, samples: Samples) -> list[float]:
         groups = [group.layers for group in self.groups.groups]

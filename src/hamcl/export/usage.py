@@ -215,6 +215,10 @@ def _scores(script: Script, learned: Learned, form: Form) -> None:
         return
     script.add(f"@torch.no_grad()\ndef scores(inputs):{given}", "import torch")
     if library(learned.merged.module) == "timm":
+        from hamcl.nn._timm import pooled
+
+        if form.stock is None and learned.merged.features is not pooled:
+            raise _unknown(learned.merged)
         call = 'model(batch["pixel_values"])'
         script.add(f"    features = {call}" if form.stock is None else f"    return {call}.numpy()")
     else:
@@ -252,7 +256,13 @@ def _transformers(script: Script, backbone: Backbone, form: Form) -> None:
             "    features = hidden[torch.arange(len(last)), last]  # of the last token that is not padding"
         )
     else:
-        raise UsageError(f"how backbone {backbone.spec!r} reads features is not known; export it as onnx")
+        raise _unknown(backbone)
+
+
+def _unknown(backbone: Backbone) -> UsageError:
+    return UsageError(
+        f"backbone {backbone.spec!r} reads its features in a way for which there is no stock code; export it as onnx"
+    )
 
 
 def _head(script: Script, learned: Learned) -> None:
