@@ -125,7 +125,7 @@ def test_eval_counts_by_task_class_and_confusion(ham, life, copy):
     assert ham.told("status", store)["evaluation"] == told
 
     before = files(store)
-    shown = ham.shown("eval", store, life.test, "--no-record")
+    shown = ham.shown("eval", store, life.test, "--no-record", "--eval-batch-size", 2)
     assert "week-02" in shown and f"{100 * told['overall']['accuracy']:.1f} %" in shown
     assert files(store) == before
 
@@ -183,6 +183,7 @@ def test_an_export_carries_the_last_evaluation_of_this_model(ham, life, copy, tm
         (("learn", "STORE", "missing"), 1, "missing"),
         (("learn", "STORE", "digit:x"), 1, "digit:x"),
         (("eval", "STORE", "missing"), 1, "missing"),
+        (("predict", "STORE", "x.png", "--eval-batch-size", "0"), 2, "eval_batch_size"),
         (("predict", "STORE", "missing.png"), 1, "missing.png"),
         (("predict", "STORE", "x.png", "--out", "x.txt"), 2, ".csv or .jsonl"),
         (("predict", "STORE", "x.png", "--out", "x.csv", "--format", "table"), 2, "table"),

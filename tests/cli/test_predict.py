@@ -44,7 +44,7 @@ def lines(text):
 
 
 def test_files_and_folders_in_order(ham, birds):
-    result = ham("predict", birds.store, "one.png", "in", "--json", "--top", 2)
+    result = ham("predict", birds.store, "one.png", "in", "--json", "--top", 2, "--eval-batch-size", 4)
     assert result.exit_code == 0, result.stderr
     told = lines(result.stdout)
     assert [answer["input"] for answer in told] == birds.names

@@ -10,6 +10,7 @@ from hamcl.cli.shell import (
     STREAM,
     UNTOUCHED,
     ConfigFile,
+    EvalBatch,
     Folder,
     ImageSize,
     Json,
@@ -128,6 +129,7 @@ def evaluate(
     known: Annotated[bool, typer.Option("--known", help="Leave out classes that were not learned.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every class, not only the worst.")] = False,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep the result in the store.")] = True,
+    eval_batch_size: EvalBatch = None,
     backbone: Where = None,
     threads: Threads = None,
     json: Json = False,
@@ -143,7 +145,8 @@ def evaluate(
         opened = Store.open(store, backbone=backbone)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
-        result = opened.evaluate(regroup([load_task(d) for d in data], learned, known=known), record=record)
+        tasks = regroup([load_task(where) for where in data], learned, known=known)
+        result = opened.evaluate(tasks, options=present(eval_batch_size=eval_batch_size), record=record)
         if json:
             return say_json(result)
         for table in tables.evaluation(result, everything=every):

@@ -1,12 +1,25 @@
 """The command that uses a model."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hamcl.cli.shell import UNTOUCHED, Device, Folder, Threads, Where, complain, prepare, sentences, shown
+from hamcl.cli.shell import (
+    UNTOUCHED,
+    Device,
+    EvalBatch,
+    Folder,
+    Threads,
+    Where,
+    complain,
+    prepare,
+    present,
+    sentences,
+    shown,
+)
 
 
 def predict(
@@ -25,6 +38,7 @@ def predict(
         typer.Option("--format", help="By default that of --out, else a table."),
     ] = None,
     device: Device = None,
+    eval_batch_size: EvalBatch = None,
     backbone: Where = None,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
@@ -48,7 +62,9 @@ def predict(
             complain(sentence)
             unread.append(sentence)
 
-        found = answers(opened.model(device), asked, top, problem)
+        model = opened.model(device)
+        model.config = replace(model.config, **present(eval_batch_size=eval_batch_size))
+        found = answers(model, asked, top, problem)
         if chosen == "table":
             shown.print(predictions(found), highlight=False)
         elif out is None:

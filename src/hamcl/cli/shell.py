@@ -27,6 +27,9 @@ Where = Annotated[
     typer.Option("--backbone", help="Where the backbone lies now, if not where the store says; it must be the same."),
 ]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by default that of the store.")]
+EvalBatch = Annotated[
+    int | None, typer.Option("--eval-batch-size", help="Samples at a time; by default that of the store.")
+]
 STREAM = "Stream and backbone"
 BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
 

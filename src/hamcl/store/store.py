@@ -221,10 +221,13 @@ class Store:
                 raise UsageError(f"{command} added no task to {self.path}, so there is nothing to keep")
             self._commit(learner, command, text, {})
 
-    def evaluate(self, tasks: Sequence[Task], *, record: bool = True) -> Evaluation:
+    def evaluate(
+        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None, record: bool = True
+    ) -> Evaluation:
         """Classify the test splits of `tasks` among all classes.
 
         Args:
+            options: for this evaluation instead of those of the store, as in `learn`.
             record: keep the result in the manifest.
 
         Raises:
@@ -232,6 +235,7 @@ class Store:
                 in the meantime.
         """
         learner = self.model()
+        learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
         result = evaluation.evaluate(learner, tasks)
         if record:
