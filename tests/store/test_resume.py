@@ -109,6 +109,11 @@ def test_other_data_is_refused_until_restarted(stopped, week, tensors):
     assert "went on" not in stopped.manifest.history[-1].text
 
 
+def test_other_options_are_refused(stopped, week):
+    with pytest.raises(DataError, match=r"not the same: the config; give the same"):
+        stopped.learn(week(3), options={"lr": 2e-3})
+
+
 def test_other_versions_are_refused(stopped, week, monkeypatch):
     monkeypatch.setattr(unfinished, "version", lambda name: "9.9" if name == "timm" else "1.0")
     with pytest.raises(DataError, match=r"not the same: .*timm \(then [0-9.]+, now 9\.9\)"):
@@ -137,7 +142,7 @@ def test_a_damaged_position_is_named_and_can_be_dropped(stopped, week, tensors, 
     (stopped.path / name).write_bytes(data)
     with pytest.raises(
         DataError,
-        match=rf"an unfinished learn cannot go on: .*{name} (was changed|is not readable).*; restart to drop",
+        match=rf"an unfinished learn cannot go on: .*{name} was changed.*; restart to drop",
     ):
         stopped.learn(week(3))
     stopped.learn(week(3), restart=True)

@@ -178,6 +178,6 @@ def test_diff_names_what_differs(copied, learned, week):
 
 def test_sizes_are_bounded(copied):
     sizes = copied.sizes()
-    assert 0 < sizes.groups <= sizes.groups_bound + 2 * 4096
+    assert 0 < sizes.groups <= sizes.groups_bound
     assert sizes.rows + sizes.head + sizes.groups == sum(r.size for r in copied.manifest.state.files.values())
     assert sizes.earlier > 0

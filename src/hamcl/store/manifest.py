@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import asdict, field
 from itertools import pairwise
@@ -246,43 +247,40 @@ def dump(value: object, indent: int | None = None) -> bytes:
 
 
 def sealed(value: dict[str, Any]) -> bytes:
-    """JSON whose first line after the brace is "checksum", the sha256 of the rest."""
+    """A document of a store: JSON whose first line is "checksum", the sha256 of the rest, and whose second "format".
+
+    Every format version begins like this, so that an older hamcl can tell that a document is newer.
+    """
     rest = dump(value, indent=1)[2:] + b"\n"
-    return _prefix(rest) + rest
+    return b'{\n "checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n' + rest
+
+
+_BEGINNING = re.compile(rb'\{\n "checksum": "([0-9a-f]{64})",\n(?= "format": ([0-9]{1,9}),\n)')
 
 
 def opened(data: bytes, path: Path) -> bytes:
     """`sealed` JSON without its checksum.
 
     Raises:
-        DataError: a byte was changed.
+        DataError: it is no such document, of another format version, or a byte was changed.
     """
-    rest = data[len(_prefix(b"")) :]
-    if data != _prefix(rest) + rest:
-        raise DataError(f"{path} was changed: its checksum is another one; restore it from a copy of the store")
-    return b"{\n" + rest
-
-
-def _prefix(rest: bytes) -> bytes:
-    return b'{\n "checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n'
-
-
-def check_format(data: bytes, path: Path) -> None:
-    """Raise DataError unless the JSON says that it has the present format version."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON ({error}); restore it from a copy of the store") from error
-    version = value.get("format") if isinstance(value, dict) else None
-    if isinstance(version, int) and version > FORMAT:
+    found = _BEGINNING.match(data)
+    if found is None:
+        raise DataError(f"{path} does not begin as hamcl writes it; restore it from a copy of the store")
+    version = int(found[2])
+    if version > FORMAT:
         raise DataError(
             f"{path} has format version {version}, newer than the {FORMAT} of this hamcl; install a newer hamcl"
         )
-    if version != FORMAT or isinstance(version, bool):
+    if version < FORMAT:
         raise DataError(
-            f"{path} has format version {str(version)[:20]}, which this hamcl does not read (it begins at {FORMAT}); "
-            "learn the tasks again into a new store"
+            f"{path} has format version {version}, which this hamcl does not read (it begins at {FORMAT}); learn the "
+            "tasks again into a new store"
         )
+    rest = data[found.end() :]
+    if hashlib.sha256(rest).hexdigest().encode() != found[1]:
+        raise DataError(f"{path} was changed: its checksum is another one; restore it from a copy of the store")
+    return b"{\n" + rest
 
 
 _MANIFEST, _STATE = TypeAdapter(Manifest), TypeAdapter(State)
@@ -294,7 +292,6 @@ def parse(data: bytes, path: Path) -> Manifest:
     Raises:
         DataError: it was changed, is of another format version, or says what cannot be.
     """
-    check_format(data, path)
     manifest = valid(_MANIFEST, opened(data, path), path)
     try:
         options = manifest.options

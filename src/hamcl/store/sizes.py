@@ -6,6 +6,9 @@ from pathlib import Path
 from hamcl.store import files, unfinished
 from hamcl.store.manifest import Manifest
 
+ENTRY = 128
+"""The most bytes that the header of a file has for a tensor, besides its name."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -15,7 +18,7 @@ class Sizes:
         groups, rows, head: of the present state.
         earlier: what only earlier states need.
         unfinished: of an unfinished `learn`.
-        groups_bound: the most that the tensors of all groups can become; None if the config sets no bound, or
+        groups_bound: the most that `groups` can become; None if the config sets no bound, or
             before the first task.
     """
 
@@ -52,4 +55,6 @@ def _bound(manifest: Manifest) -> int | None:
     # A group of one task has that task's rank, which the merge may only bring down.
     rank, tensors = max(options.merge_rank, options.rank), groups[0].file.tensors
     shapes = [(tensors[f"{layer}.B"].shape[0], tensors[f"{layer}.A"].shape[1]) for layer in groups[0].layers]
-    return options.max_groups * sum(4 * min(rank, *shape) * sum(shape) for shape in shapes)
+    numbers = sum(min(rank, *shape) * sum(shape) for shape in shapes)
+    header = 8 + sum(len(name) + ENTRY for name in tensors)
+    return options.max_groups * (4 * numbers + header)

@@ -98,7 +98,7 @@ class Store:
             raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
         spec = str(Path(backbone).resolve()) if (Path(backbone) / "config.json").is_file() else backbone
         loaded = load_backbone(spec, **asdict(options))
-        layers = tuple(HAM(loaded, config).model.layers)
+        layers = tuple(HAM(loaded, config).model.layers)  # which may also change the width
         record = BackboneRecord(spec, options, loaded.fingerprint, loaded.modality, loaded.width, layers)
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
@@ -326,7 +326,7 @@ class Store:
         spec = self._spec or record.spec
         try:
             backbone = load_backbone(spec, **asdict(record.options))
-            if (backbone.fingerprint, backbone.width) != (record.fingerprint, record.width):
+            if backbone.fingerprint != record.fingerprint:
                 raise DataError(
                     f"backbone {spec!r} is not the one {self.path} was made with: its fingerprint is "
                     f"{backbone.fingerprint[:12]}, not {record.fingerprint[:12]}; give the folder of the right one"
@@ -336,8 +336,8 @@ class Store:
             options = replace(options, device=device) if device else options
             learner = HAM(backbone, replace(options, targets=names))
             learner.config = options
-            if tuple(learner.model.layers) != record.layers:
-                raise DataError(f"{self.path / MANIFEST} names layers that its backbone has not in this order")
+            if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
+                raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
         except UsageError as error:
             raise DataError(f"{self.path} cannot be used with its backbone: {error}") from error
         snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)

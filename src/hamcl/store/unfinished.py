@@ -17,7 +17,7 @@ import hamcl
 from hamcl.errors import DataError
 from hamcl.store import files
 from hamcl.store.lock import now
-from hamcl.store.manifest import FORMAT, LIMIT, check_format, dump, opened, sealed, valid
+from hamcl.store.manifest import FORMAT, LIMIT, dump, opened, sealed, valid
 from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
 from hamcl.streams.base import Task
 
@@ -152,7 +152,6 @@ def read(root: Path) -> Document | None:
         data = files.read(root, UNFINISHED, limit=LIMIT)
     except files.Missing:
         return None
-    check_format(data, path)
     return valid(_DOCUMENT, opened(data, path), path)
 
 
