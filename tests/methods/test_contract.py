@@ -14,7 +14,7 @@ import hamcl.classifier
 from hamcl.bench.state import load_state, save_state
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.method import Method, State
+from hamcl.method import Method
 from hamcl.nn.backbones import load_backbone
 from hamcl.registry import METHODS, load_method
 from hamcl.rng import generator
@@ -34,7 +34,6 @@ SMALL = {
 }
 STEPWISE = [name for name in METHODS if load_method(name).evaluates_every_step]
 OWN: dict[str, dict[str, Any]] = {"slca": {"align_samples": 64}}
-REST = [name for name in METHODS if name not in ("ham", "frozen")]
 GROWING = {"lora-per-task", "sd-lora", "inflora", "ease"}
 Build = Callable[..., Method]
 
@@ -110,6 +109,8 @@ def test_a_method_beats_chance_and_names_its_classes(build, stream, name):
 def test_evaluation_changes_nothing(build, toy, stream, name):
     method = learn(build(name), *stream[:2])
     before, samples = method.state_dict(), stream[1].test
+    assert all(isinstance(value, torch.Tensor) for key, value in before.items() if key != "meta")
+    assert before["meta"]["classes"] == list(stream[0].classes + stream[1].classes)
     logits = method.logits(samples)
     accuracy, prediction = method.evaluate(stream[1]), method.predict(samples.inputs, k=2)
     torch.rand(3)
@@ -223,7 +224,7 @@ def wrecked(toy: Any, stream: Stream, method: Method, error: type, fail: Callabl
     assert (method.classes, method.task_names) == (stream[0].classes, ["first"])
 
 
-@pytest.mark.parametrize(("name", "head"), pairs(STEPWISE, ["linear", "ridge"]))
+@pytest.mark.parametrize(("name", "head"), [*pairs(STEPWISE, ["ridge"]), ("ham", "linear"), ("ranpac", "linear")])
 def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, name, head):
     options = {"head": head, "max_groups": None}
     method, twin = build(name, **options), build(name, **options)
@@ -338,14 +339,16 @@ def test_a_method_keeps_no_test_samples(build, stream, name):
     logits, alive = method.logits(samples), weakref.ref(samples)
     method.predict(stream[0].test.inputs)
     del samples
-    gc.collect()
+    if alive() is not None:
+        gc.collect()
     assert alive() is None
     for order in (list(range(11, -1, -1)), [0] * 12):
         torch.testing.assert_close(method.logits(fresh(stream[0].test, order)), logits[order], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("name", "head"), [*pairs(["ham", "frozen"], ["linear", "cosine", "ncm", "lda", "ridge"]), *pairs(REST, ["ncm"])]
+    ("name", "head"),
+    [*pairs(["ham", "frozen"], ["linear", "cosine", "ncm", "lda", "ridge"]), ("ease", "linear"), ("slca", "linear")],
 )
 def test_a_method_takes_the_heads_it_names(build, toy, name, head):
     stream = Stream("plain", (toy.task("a", ["red", "green"], 4), toy.task("b", ["blue", "cyan", "pink"], 4)))
@@ -415,10 +418,3 @@ def test_methods_are_classes_of_the_contract():
     assert len(set(kinds)) == len(METHODS)
     for kind in kinds:
         kind.config_type.from_dict(dict(kind.defaults))
-
-
-def test_states_hold_tensors_and_json(build, stream):
-    for name in METHODS:
-        state: State = learn(build(name), *stream[:2]).state_dict()
-        assert all(isinstance(value, torch.Tensor) for key, value in state.items() if key != "meta")
-        assert state["meta"]["classes"] == list(stream[0].classes + stream[1].classes)
