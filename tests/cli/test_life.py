@@ -172,6 +172,39 @@ def test_an_export_carries_the_last_evaluation_of_this_model(ham, life, copy, tm
     assert "week-03" in card and "| accuracy |" not in card
 
 
+def test_an_adapter_from_elsewhere_becomes_a_task(ham, life, copy, tmp_path):
+    ham.shown("init", tmp_path / "other.ham", "--backbone", life.backbone, "--projection", 16)
+    ham.shown("learn", tmp_path / "other.ham", life.later)
+    ham.shown("export", tmp_path / "other.ham", tmp_path / "lora", "--as", "peft")
+    store = copy()
+    line = ("import", store, tmp_path / "lora")
+    assert "samples" in ham.refused(*line, code=2)
+    assert "week-02" in ham.refused(*line, "--data", life.later, "--name", "week-02", code=1)
+    shown = ham.shown(*line, "--data", life.later)
+    assert shown.startswith("took over lora: 2 classes, opened group 2") and shown.endswith("5 are known")
+    told = ham.told("status", store)
+    assert told["tasks"][2]["name"] == "lora" and told["tasks"][2]["samples"] is None
+    assert told["tasks"][2]["classes"] == ["black", "white"] and told["history"][-1]["command"] == "import"
+    assert "3 lora: 2 classes, an adapter" in ham.shown("status", store)
+    assert ham.told("undo", store)["undone"] == ["lora"]
+
+
+def test_an_adapter_with_a_classifier_needs_only_class_names(ham, life, tmp_path):
+    for name in ("a.ham", "b.ham"):
+        ham.shown("init", tmp_path / name, "--backbone", life.backbone, "--head", "linear", "--epochs", 1)
+    ham.shown("learn", tmp_path / "a.ham", life.later)
+    ham.shown("export", tmp_path / "a.ham", tmp_path / "lora", "--as", "peft")
+    assert ham.told("import", tmp_path / "b.ham", tmp_path / "lora")["classes"] == ["black", "white"]
+    (tmp_path / "names.txt").write_text("noir\nblanc\n")
+    line = ("import", tmp_path / "b.ham", tmp_path / "lora", "--name", "again")
+    assert ham.told(*line, "--classes", tmp_path / "names.txt")["classes"] == ["noir", "blanc"]
+    assert ham.told("status", tmp_path / "b.ham")["classes"] == ["black", "white", "noir", "blanc"]
+    (tmp_path / "names.json").write_text('{"0": "noir"}')
+    assert "names.json" in ham.refused(*line, "--classes", tmp_path / "names.json", code=1)
+    assert "missing" in ham.refused(*line, "--classes", tmp_path / "missing", code=1)
+    assert "--classes" in ham.refused(*line, "--classes", tmp_path / "names.txt", "--data", life.later, code=2)
+
+
 @pytest.mark.parametrize(
     ("line", "code", "words"),
     [
@@ -208,7 +241,7 @@ def test_names_cannot_steer_the_terminal(ham, life, copy):
 
 def test_every_command_of_a_model_has_help_and_json():
     commands = {command.name: command for command in app.registered_commands}
-    for name in ("init", "learn", "status", "eval", "predict", "undo", "export", "verify", "diff", "gc"):
+    for name in ("init", "learn", "status", "eval", "predict", "undo", "export", "import", "verify", "diff", "gc"):
         assert commands[name].callback.__doc__
         assert "json" in commands[name].callback.__annotations__
 

@@ -1,12 +1,28 @@
 """The commands that keep a model: go back, check, compare, clean up, hand on."""
 
 from dataclasses import replace
+from json import loads
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from hamcl.cli.shell import UNTOUCHED, Folder, Json, Where, prepare, say, say_json, sentences, shown
+from hamcl.cli.shell import (
+    DATA,
+    UNTOUCHED,
+    Augmented,
+    Folder,
+    Json,
+    TaskName,
+    Threads,
+    Where,
+    prepare,
+    say,
+    say_json,
+    sentences,
+    shown,
+)
+from hamcl.errors import DataError, UsageError
 
 
 def undo(
@@ -56,6 +72,62 @@ def export(
             files = sorted(file for file in out.rglob("*") if file.is_file())
             return say_json({"folder": out, "files": {f"{f.relative_to(out)}": f.stat().st_size for f in files}})
         say(f"wrote {kind} to {out}; README.md there says how to use it")
+
+
+def import_(
+    store: Folder,
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A LoRA as PEFT saves it, in safetensors.")],
+    data: Annotated[str | None, typer.Option(metavar="DATA", help=f"Training samples of its classes. {DATA}")] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Without data (head linear): the class names in the order of the adapter's classifier, as a JSON "
+            "list or one a line; by default classes.json in the adapter's folder."
+        ),
+    ] = None,
+    name: TaskName = None,
+    augmentation: Augmented = None,
+    backbone: Where = None,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
+    with sentences(UNTOUCHED):
+        from hamcl.store import Store
+        from hamcl.streams import Samples, Task, load_task
+
+        prepare(threads)
+        opened = Store.open(store, backbone=backbone)
+        name = name or adapter.resolve().name
+        if data is None:
+            names = read_names(classes or adapter / "classes.json")
+            task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
+        elif classes is None:
+            task = load_task(data, name=name, augmentation=augmentation)
+        else:
+            raise UsageError("--data has its own class names; leave --classes out")
+        with opened.transaction("import", f"took over the adapter {adapter} as task {name!r}") as model:
+            report = model.import_adapter(adapter, task)
+        if json:
+            return say_json(report)
+        group = f"{'opened' if report.opened else 'joined'} group {report.group}"
+        say(f"took over {name}: {len(task.classes)} classes, {group}; {len(opened.manifest.state.classes)} are known")
+
+
+def read_names(path: Path) -> tuple[str, ...]:
+    """Read class names: a JSON list, or one a line.
+
+    Raises:
+        DataError: the file is missing or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} does not hold class names ({error}); give --classes, or samples by --data") from error
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{path} must hold class names, as a JSON list or one a line")
+    return tuple(names)
 
 
 def verify(store: Folder, backbone: Where = None, json: Json = False) -> None:

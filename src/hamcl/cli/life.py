@@ -1,14 +1,16 @@
 """The practitioner's commands: one model that lives in a folder and learns for years."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from hamcl.cli.options import build_config
 from hamcl.cli.shell import (
     BACKBONES,
+    DATA,
     STREAM,
     UNTOUCHED,
+    Augmented,
     ConfigFile,
     EvalBatch,
     Folder,
@@ -17,6 +19,7 @@ from hamcl.cli.shell import (
     MaxLength,
     Moving,
     Preset,
+    TaskName,
     Threads,
     Where,
     errors,
@@ -29,7 +32,6 @@ from hamcl.cli.shell import (
 )
 
 GOES_ON = f"{UNTOUCHED}, and the same command goes on from the last epoch kept"
-DATA = "A folder of class folders, parquet, CSV or JSONL of texts, or hub:ID."
 
 
 def init(
@@ -63,11 +65,8 @@ def init(
 def learn(
     store: Folder,
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
-    name: Annotated[str | None, typer.Option(help="Name of the task; by default that of the data.")] = None,
-    augmentation: Annotated[
-        Literal["photo", "handwriting", "none"] | None,
-        typer.Option(help="How training images are varied; by default as photos."),
-    ] = None,
+    name: TaskName = None,
+    augmentation: Augmented = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was left unfinished.")] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Keep the position so often, besides after every epoch.")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -30,6 +30,12 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by defau
 EvalBatch = Annotated[
     int | None, typer.Option("--eval-batch-size", help="Samples at a time; by default that of the store.")
 ]
+TaskName = Annotated[str | None, typer.Option("--name", help="Name of the task; by default that of the data.")]
+Augmented = Annotated[
+    Literal["photo", "handwriting", "none"] | None,
+    typer.Option("--augmentation", help="What kind of images these are, which says how they are varied and cut."),
+]
+DATA = "A folder of class folders, parquet, CSV or JSONL of texts, or hub:ID."
 STREAM = "Stream and backbone"
 BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
 

@@ -106,8 +106,6 @@ class Store:
         with writing(root, "init"):
             if (root / MANIFEST).exists():
                 raise UsageError(taken)
-            with files.explained(root):
-                (root / files.OBJECTS).mkdir(exist_ok=True)
             store = cls(root, manifest)
             store._folder.write(manifest, "init", f"began with backbone {spec}")
         with files.explained(root):
@@ -211,12 +209,15 @@ class Store:
             command, text: what the history will say.
 
         Raises:
-            DataError: somebody else is writing, or the disk is full.
+            DataError: the block added a task of a known name, somebody else is writing, or the disk is full.
             UsageError: the block added no task.
         """
         with self._folder.writing(command):
             learner = self.model()
             yield learner
+            for name in learner.task_names:
+                if learner.task_names.count(name) > 1:
+                    raise DataError(f"{self.path} has learned task {name!r} already; undo it first, or rename it")
             if len(learner.tasks) <= len(self.manifest.state.tasks):
                 raise UsageError(f"{command} added no task to {self.path}, so there is nothing to keep")
             self._commit(learner, command, text, {})
