@@ -88,6 +88,11 @@ def test_the_learner_and_the_baselines_do_not_know_each_other(room, other):
     assert breaches(room, lambda name: not within(name, other)) == []
 
 
+def test_tracking_knows_the_training_loop_alone():
+    allowed = ("hamcl.tracking", "hamcl.errors", "hamcl.training")
+    assert breaches("hamcl.tracking", lambda name: not within(name, "hamcl") or within(name, *allowed)) == []
+
+
 def test_only_the_command_knows_the_command_line():
     outside = [name for name in MODULES if not within(name, "hamcl.cli", "hamcl.__main__")]
     assert [name for name in outside if any(within(other, "hamcl.cli") for other in MODULES[name])] == []
@@ -97,3 +102,9 @@ def test_only_nn_knows_peft():
     assert [
         name for name in MODULES if any(within(o, "peft") for o in MODULES[name]) and not within(name, "hamcl.nn")
     ] == []
+
+
+def test_the_store_lies_below_the_command_line_and_beside_the_benchmarks():
+    assert breaches("hamcl.store", lambda name: not within(name, "hamcl.bench", "hamcl.cli", "hamcl.methods")) == []
+    users = {name for name in MODULES if any(within(other, "hamcl.store") for other in MODULES[name])}
+    assert {name for name in users if not within(name, "hamcl.store", "hamcl.cli")} == {"hamcl"}

@@ -142,6 +142,13 @@ class Result:
         }
 
     @property
+    def scalars(self) -> dict[str, Any]:
+        """What is known after the last task learned: the metrics, and what the method says of the task."""
+        last = self.steps[-1]
+        times = {"training_seconds": last.training_seconds, "evaluation_seconds": last.evaluation_seconds}
+        return {**last.report, **self.metrics, **times, "seen_classes": last.seen_classes}
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The figures over the tasks learned so far (empty before the first), as defined in `hamcl.metrics`."""
         learned = len(self.steps)

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,6 +23,10 @@ from hamcl.cli.shell import (
     sentences,
     shown,
 )
+
+if TYPE_CHECKING:
+    from hamcl.bench.records import Result
+    from hamcl.training import Step
 
 METHODS = "ham, seq-lora, joint, frozen, ranpac, lora-per-task, sd-lora, inflora, ease or slca."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
@@ -60,6 +64,10 @@ def run(
         Literal["auto", "all", "last"],
         typer.Option(help="Predictions to keep: of all steps, the last, or all if few."),
     ] = "auto",
+    tracker: Annotated[
+        Literal["tensorboard", "wandb", "mlflow", "trackio"] | None,
+        typer.Option(help="Log losses and accuracies there too; tensorboard writes to OUT/tensorboard."),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     progress: Moving = None,
@@ -84,6 +92,7 @@ def run(
         from hamcl.nn.backbones import load_backbone
         from hamcl.registry import load_method
         from hamcl.streams import load_stream
+        from hamcl.tracking import Tracking
 
         prepare(threads)
         check_folder(out, resume=resume, overwrite=overwrite)
@@ -116,9 +125,19 @@ def run(
             predictions=predictions,
         )
         learner = kind(load_backbone(backbone, **read), settings)
-        with Live(errors, progress) as live:
+        tracking = Tracking(tracker, out, settings.to_dict(), fresh=overwrite)
+
+        def stepped(step: "Step") -> None:
+            live.step(step)
+            tracking.step(step)
+
+        def learned(result: "Result") -> None:
+            live.task(result)
+            tracking.task(result.scalars)
+
+        with Live(errors, progress) as live, tracking:
             live.start(method, len(data))
-            result = run_stream(data, learner, out, options=options, progress=live.step, on_task=live.task)
+            result = run_stream(data, learner, out, options=options, progress=stepped, on_task=learned)
         for setting in compare([result]):
             shown.print(setting.table())
         shown.print(f"The record, the predictions and the plots are in {out}", **PLAIN)
