@@ -159,7 +159,7 @@ def test_what_dead_commands_left_is_cleaned(copied, week):
     left = [copied.path / "objects" / f"{'0' * 64}.safetensors", copied.path / "tmp" / "half-written"]
     for path in left:
         path.write_bytes(b"x")
-    assert any("1 leftover file" in line for line in copied.verify())
+    assert any("2 leftover files" in line for line in copied.verify())
     copied.evaluate([week(0)])
     assert not any(path.exists() for path in left)
     assert read_manifest(copied.path) == copied.manifest
@@ -173,3 +173,10 @@ def test_creation_that_died_can_be_done_again(create, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="there is no store"):
         Store.open(tmp_path / "birds.ham")
     create().verify()
+
+
+def test_copies_may_lack_empty_folders(copied, week):
+    shutil.rmtree(copied.path / "tmp")
+    copied.verify()
+    copied.evaluate([week(0)])
+    assert not list((copied.path / "tmp").glob("[!w]*"))

@@ -16,7 +16,7 @@ class Missing(DataError):
     """A file of the store is not there."""
 
 
-def check_folders(root: Path, *, missing_ok: bool = True) -> None:
+def check_folders(root: Path) -> None:
     """Make sure that the store's own folders are folders, not links that lead out of it.
 
     Raises:
@@ -26,8 +26,6 @@ def check_folders(root: Path, *, missing_ok: bool = True) -> None:
         folder = root / name
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             raise DataError(f"{folder} is not a plain folder; a store holds no links, copy the store with its files")
-        if not missing_ok and not folder.exists():
-            raise DataError(f"{folder} is missing; restore it from a copy of the store")
 
 
 def read(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
@@ -81,7 +79,6 @@ def write(root: Path, name: str, data: bytes) -> None:
     temporary = root / TEMPORARY / uuid.uuid4().hex
     with explained(root):
         try:
-            temporary.parent.mkdir(exist_ok=True)
             with temporary.open("xb") as file:
                 file.write(data)
                 file.flush()

@@ -114,25 +114,22 @@ class Folder:
 
     def clean(self) -> int:
         """Delete what no state needs, and return its bytes."""
-        manifest = self.manifest
         try:
             position = unfinished.read(self.path)
         except DataError:
             return 0  # the next `learn` says what is wrong with it, and can drop it
-        if position and position.identity.state != manifest.state.key:
+        if position and position.identity.state != self.manifest.state.key:
             # Learned since, or begun from a model that is no more.
             unfinished.drop(self.path)
             position = None
-        needed = {record.name for record in manifest.state.files.values()}
-        needed |= {earlier.name for earlier in manifest.earlier}
-        needed |= {f"{files.OBJECTS}/{name}.safetensors" for e in manifest.earlier for name in e.objects}
+        return sum(files.remove(path) for path in self.leftovers(position))
+
+    def leftovers(self, position: unfinished.Document | None) -> list[Path]:
+        """The files that neither a state nor an unfinished `learn` needs."""
+        needed = {record.name for record in self.manifest.state.files.values()}
+        needed |= {earlier.name for earlier in self.manifest.earlier}
+        needed |= {f"{files.OBJECTS}/{name}.safetensors" for e in self.manifest.earlier for name in e.objects}
         needed |= {position.position.name} if position else set()
-        freed = 0
-        with files.explained(self.path):
-            for path in (self.path / files.OBJECTS).iterdir():
-                if _OBJECT.fullmatch(path.name) and f"{files.OBJECTS}/{path.name}" not in needed:
-                    freed += files.remove(path)
-            for path in (self.path / files.TEMPORARY).iterdir():
-                if path.name != Path(HOLDER).name:
-                    freed += files.remove(path)
-        return freed
+        objects = [path for path in (self.path / files.OBJECTS).glob("*") if _OBJECT.fullmatch(path.name)]
+        halves = [path for path in (self.path / files.TEMPORARY).glob("*") if path != self.path / HOLDER]
+        return [path for path in objects if f"{files.OBJECTS}/{path.name}" not in needed] + halves

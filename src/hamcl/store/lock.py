@@ -33,6 +33,8 @@ def writing(root: Path, command: str) -> Iterator[None]:
         raise DataError(f"{root / LOCK} is a link; a store holds no links, remove it")
     lock = FileLock(root / LOCK)
     with files.explained(root):
+        for folder in (files.OBJECTS, files.TEMPORARY):
+            (root / folder).mkdir(exist_ok=True)  # copies may lack empty folders
         try:
             lock.acquire(timeout=0)
         except Timeout as error:

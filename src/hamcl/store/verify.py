@@ -20,7 +20,7 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
         DataError: names what is wrong.
     """
     root = folder.path
-    files.check_folders(root, missing_ok=False)
+    files.check_folders(root)
     lines = [f"manifest: format {manifest.format}, {len(manifest.state.tasks)} tasks, {len(manifest.history)} events"]
     states = {"present": manifest.state}
     for earlier in manifest.earlier:
@@ -35,17 +35,15 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
             checked.add(record.sha256)
         size = sum(record.size for record in records.values())
         lines.append(f"state {when}: {len(state.files)} files, of which {len(records)} its own, {size} bytes")
-    if position := unfinished.read(root):
+    position = unfinished.read(root)
+    if position:
         try:
             load_object(root, position.position)
         except DataError:
             if unfinished.read(root) == position:  # else it went on in the meantime
                 raise
-        checked.add(position.position.sha256)
         lines.append(f"unfinished learn of task {position.identity.task!r}, saved {position.saved}")
     lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
-    known = checked | {earlier.sha256 for earlier in manifest.earlier}
-    left = [path for path in (root / files.OBJECTS).iterdir() if path.name.split(".")[0] not in known]
-    if left:
+    if left := folder.leftovers(position):
         lines.append(f"{len(left)} leftover files, which the next command cleans")
     return lines
