@@ -97,7 +97,7 @@ def _directions(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
         values, vectors = torch.linalg.eigh(x @ x.T)
         return values.flip(0)[:count].clamp_min(0), vectors.flip(1)[:, :count]
     with scoped(0, "directions"):
-        left, values, _ = torch.svd_lowrank(x, 2 * count, niter=4)
+        left, values, _ = torch.svd_lowrank(x, 2 * count, niter=2)
     return values[:count].square(), left[:, :count]
 
 
