@@ -3,7 +3,8 @@
 Writes each alphabet into a folder of its own, as a practitioner would have it, runs every command through the real
 command line in a pseudo-terminal, and prints the session as text: what was typed, and what the screen showed.
 
-    python benchmarks/practitioner.py DATA OUT      DATA: the eight-alphabet parquet files; OUT: a new folder
+    python benchmarks/practitioner.py DATA OUT      DATA: the eight-alphabet parquet files; OUT: a new folder, or an
+                                                    unfinished session, which goes on after its last command
 """
 
 import argparse
@@ -41,11 +42,19 @@ ROUND = (
     "ham predict scripts.ham data/Greek/test/Greek-character01 --top 3",
     "ls data/Latin/test/*/*.png | head -200 | ham predict scripts.ham - --out latin.csv",
     "head -5 latin.csv",
-    "echo broken > broken.png; ham predict scripts.ham broken.png data/Greek/test/Greek-character02/*.png --json",
+    "echo broken > broken.png; ham predict scripts.ham broken.png data/Greek/test/Greek-character02/*.png --json; "
     "echo exit code $?",
     "ham export scripts.ham out/peft --as peft",
     "ham export scripts.ham out/merged --as merged --license mit",
-    "ls out/peft out/merged",
+    "ham export scripts.ham out/adapters --as adapters",
+    "ham export scripts.ham out/onnx --as onnx",
+    "ls out/*",
+    "ham init lora.ham --backbone efficientnet-lite0 --image-size 64 --epochs {epochs}",
+    LEARN.format("Tagalog").replace("scripts", "lora"),
+    "ham export lora.ham tagalog-lora --as peft",
+    "ham undo scripts.ham",
+    "ham import scripts.ham tagalog-lora --data data/Tagalog --augmentation handwriting",
+    "ham eval scripts.ham data/Tagalog --json | head -7",
     "ham verify scripts.ham",
     "ham status scripts.ham --history",
     "ham gc scripts.ham",
@@ -107,22 +116,22 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
-    options.out.mkdir(parents=True)
-    write_folders(options.data, options.out / "data")
+    session = options.out / "session.txt"
+    blocks = re.split(r"\n\n(?=\$ )", session.read_text(encoding="utf-8").rstrip()) if session.exists() else []
+    if not blocks:
+        write_folders(options.data, options.out / "data")
     os.chdir(options.out)
     os.environ |= {"COLUMNS": "110", "LINES": "40", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    session, code = [], 0
-    for line in ROUND:
+    for line in ROUND[len(blocks) :]:
         command = line.format(epochs=options.epochs)
-        if command == "echo exit code $?":
-            session.append(f"$ {command}\nexit code {code}")
-            continue
         code, text = run(command)
+        if code:
+            sys.exit(f"{command!r} ended with {code}")
         shown = screen(text)
-        if "epoch" in text and not any("epoch" in before for before in session):
+        if "epoch" in text and not any("epoch " in block for block in blocks):
             shown = f"{bars(text)}\n{shown}"
-        session.append(f"$ {command}\n{shown}".rstrip())
-        Path("session.txt").write_text("\n\n".join(session) + "\n", encoding="utf-8")
+        blocks.append(f"$ {command}\n{shown}".rstrip())
+        Path(session.name).write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
