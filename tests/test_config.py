@@ -39,6 +39,7 @@ WRONG = {
     "merge": ("add",),
     "prune_on": ("both",),
     "precision": ("fp16",),
+    "depths": ("first",),
     "head": ("mlp",),
     "head_features": ("none",),
     "on_bad_sample": ("ignore",),

@@ -49,7 +49,7 @@ class Classifier(Method):
         checkpoint: keeps the position of the training in `learn`; None, as at first, keeps none.
     """
 
-    heads: Sequence[str] = ("linear", "cosine", "ncm", "lda", "ridge")
+    heads: Sequence[str] = ("linear", "cosine", "ncm", "lda", "ridge", "stack")
     """What the option `head` may be."""
 
     def __init__(self, backbone: Backbone, config: HAMConfig, model: Model) -> None:
@@ -68,7 +68,7 @@ class Classifier(Method):
         if config.head not in ("linear", "cosine"):
             self.head = build_head(
                 config.head,
-                backbone.width * (2 if config.head_features == "both" else 1),
+                backbone.blocks * (2 if config.head_features == "both" else 1),
                 shrinkage=config.shrinkage,
                 projection=config.projection,
                 seed=config.seed,

@@ -97,12 +97,17 @@ class HAMConfig:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     compile: bool = option(False, "Compile the backbone with torch.compile.")
-    head: Literal["linear", "cosine", "ncm", "lda", "ridge"] = option("ridge", "Classifier over all seen classes.")
+    depths: Literal["last", "all"] = option(
+        "last", "Features from the last layer, or from several depths of the backbone side by side."
+    )
+    head: Literal["linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
+        "ridge", "Classifier over all seen classes."
+    )
     head_features: Literal["adapted", "frozen", "both"] = option(
         "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
     )
-    shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda.")
-    projection: int = option(4096, "Width of ridge's random projection; 0 turns it off.")
+    shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda and stack.")
+    projection: int = option(4096, "Width of the random projection of ridge and stack; 0 turns it off.")
     views: int = option(1, "Passes over the training samples for the statistics; those after the first augmented.")
     drift_map: bool = option(True, "Carry stored statistics along with a linear map of the features' drift.")
     task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")

@@ -89,6 +89,8 @@ class Method(ABC):
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         self.backbone = backbone
         self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
+        if self.config.depths == "all":
+            backbone.read_depths()
         self.device = resolve_device(config.device)
         self.classes: tuple[str, ...] = ()
         self.tasks: list[list[int]] = []

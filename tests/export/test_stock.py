@@ -20,7 +20,7 @@ def vit_folder(tmp_path_factory):
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models") / "vit"
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
     ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes), add_pooling_layer=False).save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text('{"size": 32, "image_mean": [0.4, 0.5, 0.6]}')
     return folder
@@ -33,7 +33,7 @@ def llama_folder(tmp_path_factory, toy):
 
     folder = toy.save_bert(tmp_path_factory.mktemp("models") / "llama")
     torch.manual_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
     LlamaModel(LlamaConfig(vocab_size=len(toy.WORDS) + 2, **sizes)).save_pretrained(folder)
     return folder
 
@@ -45,8 +45,11 @@ def images(work, folder, vit_folder):
     for head in ("linear", "lda", "ridge"):
         model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head)
         expected |= work.exported(model, folder, head, (*PLAIN, "adapters", "onnx") if head == "ridge" else PLAIN)
-    for head in ("linear", "cosine"):
-        model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head)
+    model = work.learned(load_backbone("efficientnet-lite0", image_size=64), stream, head="stack", depths="all")
+    expected |= work.exported(model, folder, "stack", ("peft", "onnx"))
+    for head in ("linear", "cosine", "stack"):
+        depths = "all" if head == "stack" else "last"
+        model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head, depths=depths)
         expected |= work.exported(model, folder, f"vit-{head}", ("peft", "merged"))
     return expected
 
@@ -64,10 +67,15 @@ def texts(work, folder):
 def words(work, folder, toy, bert_folder, llama_folder):
     tasks = [toy.task(f"t{i}", [f"c{2 * i}", f"c{2 * i + 1}"], modality="text") for i in range(2)]
     work.inputs(folder, [text for task in tasks for text in task.test.inputs] + ["balan"])
-    expected = work.exported(work.learned(str(bert_folder), tasks, head="ridge"), folder, "bert", (*PLAIN, "adapters", "onnx"))
+    expected = work.exported(
+        work.learned(str(bert_folder), tasks, head="ridge"), folder, "bert", (*PLAIN, "adapters", "onnx")
+    )
     for head in ("ncm", "lda"):
         model = work.learned(str(llama_folder), tasks, head=head)
         expected |= work.exported(model, folder, f"llama-{head}", ("peft", "merged"))
+    for name, source in (("bert", bert_folder), ("llama", llama_folder)):
+        model = work.learned(str(source), tasks, head="stack", depths="all")
+        expected |= work.exported(model, folder, f"{name}-stack", ("peft", "onnx") if name == "bert" else ("merged",))
     return expected
 
 
@@ -81,7 +89,8 @@ def test_the_code_in_the_cards(work, tmp_path, toy, bert_folder, vit_folder, lla
 
     inside = {path.name for path in expected if not (path / "head.safetensors").exists()}
     own = {"linear-peft", "lda-peft", "lda-merged", "vit-linear-peft", "vit-linear-merged"}
-    assert inside == own | {"linear-merged", "ridge-onnx", "bert-onnx", "llama-ncm-peft", "llama-ncm-merged"}
+    onnx = {"ridge-onnx", "stack-onnx", "bert-onnx", "bert-stack-onnx"}
+    assert inside == own | onnx | {"linear-merged", "llama-ncm-peft", "llama-ncm-merged"}
 
     def config(name):
         return json.loads((tmp_path / name / "config.json").read_text())

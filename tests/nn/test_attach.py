@@ -7,6 +7,7 @@ from torch import nn
 from hamcl.errors import UsageError
 from hamcl.ham import Factors
 from hamcl.nn.attach import AdaptedBackbone
+from hamcl.nn.backbones import fingerprint
 from hamcl.nn.layers import HamLayer
 from hamcl.nn.selection import select_layers
 
@@ -396,3 +397,10 @@ def test_a_backbone_is_adapted_once(make):
     model = make.model("conv")
     with pytest.raises(UsageError, match="adapted already"):
         AdaptedBackbone(model.backbone, rank=2, max_groups=1, targets="fc")
+
+
+def test_a_folded_copy_has_a_fingerprint_of_its_own(make):
+    model = make.model("conv")
+    folded = model.folded(make.layers(model, 1, 2))
+    assert folded.fingerprint == fingerprint(folded.module) != model.backbone.fingerprint
+    assert model.folded({}).fingerprint == model.backbone.fingerprint

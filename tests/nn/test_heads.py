@@ -27,7 +27,7 @@ def data(seed: int = 0, each: int = 10, classes: int = CLASSES, width: int = WID
 
 
 def learned(kind: str, features: Tensor, labels: Tensor, classes: int = CLASSES, **options: float) -> Head:
-    head = build_head(kind, features.shape[1], **({"projection": 20} | options))
+    head = build_head(kind, [features.shape[1]], **({"projection": 20} | options))
     head.add_classes(classes)
     head.update(features, labels)
     return head
@@ -102,7 +102,7 @@ def test_lda_uses_the_covariance_that_nearest_mean_ignores():
 
 def test_ridge_is_that_of_numpy_with_the_penalty_of_the_fewest_mistakes_so_far():
     x, y = data()
-    head = build_head("ridge", WIDTH, projection=20)
+    head = build_head("ridge", [WIDTH], projection=20)
     head.add_classes(CLASSES)
     phi = np.maximum(x.double().numpy() @ head.projection.double().numpy(), 0)
     targets = np.eye(CLASSES)[y]
@@ -148,7 +148,7 @@ def test_ridge_without_a_projection_regresses_on_the_features():
     expected = head.scale * plain @ np.linalg.solve(gram, plain.T @ np.eye(CLASSES)[y])
     np.testing.assert_allclose(head.logits(x), expected, rtol=1e-4, atol=1e-4)
     assert head.linear().projection is None
-    again = build_head("ridge", WIDTH, projection=0)
+    again = build_head("ridge", [WIDTH], projection=0)
     again.load_state_dict(head.state_dict())
     assert torch.equal(again.logits(x), head.logits(x))
 
@@ -157,7 +157,7 @@ def test_ridge_without_a_projection_regresses_on_the_features():
 @given(cuts=st.lists(st.integers(1, 39), max_size=4), seed=st.integers(0, 1000))
 def test_moments_in_pieces_equal_all_at_once(cuts, seed):
     x, y = data(seed)
-    whole, pieces = learned("lda", x, y), build_head("lda", WIDTH)
+    whole, pieces = learned("lda", x, y), build_head("lda", [WIDTH])
     pieces.add_classes(CLASSES)
     edges = [0, *sorted(set(cuts)), len(x)]
     for start, stop in pairwise(edges):
@@ -170,7 +170,7 @@ def test_moments_in_pieces_equal_all_at_once(cuts, seed):
 def test_moments_keep_their_digits_far_from_zero():
     x, y = data()
     far = x.double() + 1e6
-    exact, head = spread(far, y), build_head("lda", WIDTH)
+    exact, head = spread(far, y), build_head("lda", [WIDTH])
     head.add_classes(CLASSES)
     for part, labels in zip(far.split(7), y.split(7), strict=True):
         head.update(part, labels)
@@ -205,7 +205,7 @@ def test_the_order_of_classes_only_permutes_the_logits(kind):
 def test_classes_that_come_task_by_task(kind):
     """With one penalty for ridge, whose choice counts mistakes task by task."""
     x, y = data()
-    whole, parts = learned(kind, x, y), build_head(kind, WIDTH, projection=20)
+    whole, parts = learned(kind, x, y), build_head(kind, [WIDTH], projection=20)
     for columns in ([0], [1, 2], [3]):
         parts.add_classes(len(columns))
         chosen = torch.isin(y, torch.tensor(columns))
@@ -336,7 +336,7 @@ def test_ridge_and_rows_do_not_follow_a_drift():
 
 
 def rows_of(kind: str) -> Rows:
-    head = build_head(kind, WIDTH)
+    head = build_head(kind, [WIDTH])
     assert isinstance(head, Rows)
     head.add_classes(CLASSES)
     for columns in (torch.tensor([0, 1]), torch.tensor([2, 3])):
@@ -413,7 +413,7 @@ def test_a_state_is_enough_to_go_on(kind):
     x, y = data()
     head = learned(kind, x, y) if kind in ANALYTIC else rows_of(kind)
     state = {name: value.clone() for name, value in head.state_dict().items()}
-    again = build_head(kind, WIDTH, projection=20)
+    again = build_head(kind, [WIDTH], projection=20)
     again.load_state_dict(state)
     assert torch.equal(again.logits(x), head.logits(x))
     for one in (head, again):
@@ -427,13 +427,13 @@ def test_a_state_is_enough_to_go_on(kind):
 
 def test_a_state_of_another_kind_is_refused():
     with pytest.raises(DataError, match=r"a LDA head holds .*, the saved one"):
-        build_head("lda", WIDTH).load_state_dict(build_head("ridge", WIDTH, projection=20).state_dict())
+        build_head("lda", [WIDTH]).load_state_dict(build_head("ridge", [WIDTH], projection=20).state_dict())
 
 
 @pytest.mark.parametrize("kind", [*ANALYTIC, "linear", "cosine"])
 @pytest.mark.parametrize("shape", [(3, WIDTH + 1), (WIDTH,), (2, 3, WIDTH)])
 def test_features_of_another_width_are_refused(kind, shape):
-    head = build_head(kind, WIDTH, projection=20)
+    head = build_head(kind, [WIDTH], projection=20)
     head.add_classes(1)
     with pytest.raises(DataError, match=rf"features of shape \(n, {WIDTH}\), got"):
         head.logits(torch.zeros(shape))
@@ -443,13 +443,13 @@ def test_features_of_another_width_are_refused(kind, shape):
 
 
 def test_an_unknown_head_is_refused():
-    with pytest.raises(UsageError, match="no head 'svm'; choose linear, cosine, ncm, lda or ridge"):
-        build_head("svm", WIDTH)
+    with pytest.raises(UsageError, match="no head 'svm'; choose linear, cosine, ncm, lda, ridge or stack"):
+        build_head("svm", [WIDTH])
 
 
 @pytest.mark.parametrize(("kind", "build"), [("ncm", NearestMean), ("lda", LDA), ("ridge", Ridge)])
 def test_heads_are_built_with_their_options(kind: str, build: Callable[..., Head]):
-    head = build_head(kind, WIDTH, shrinkage=0.3, projection=9, seed=4)
+    head = build_head(kind, [WIDTH], shrinkage=0.3, projection=9, seed=4)
     assert type(head) is build
     assert getattr(head, "shrinkage", 0.3) == 0.3
     if kind == "ridge":

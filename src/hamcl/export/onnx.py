@@ -30,6 +30,7 @@ class Scores(nn.Module):
     weight: Tensor
     bias: Tensor
     projection: Tensor | None
+    direct: Tensor | None
 
     def __init__(self, learned: Learned, names: Sequence[str]) -> None:
         super().__init__()
@@ -38,14 +39,15 @@ class Scores(nn.Module):
         self.register_buffer("weight", head.weight.float())
         self.register_buffer("bias", head.bias.float())
         self.register_buffer("projection", None if head.projection is None else head.projection.float())
+        self.register_buffer("direct", None if head.direct is None else head.direct.float())
 
     def forward(self, *inputs: Tensor) -> Tensor:
         features = self.backbone(dict(zip(self.names, inputs, strict=True)))
         if self.normalize:
             features = F.normalize(features, dim=1)
-        if self.projection is not None:
-            features = F.relu(features @ self.projection)
-        return F.linear(features, self.weight, self.bias)
+        projected = features if self.projection is None else F.relu(features @ self.projection)
+        scores = F.linear(projected, self.weight, self.bias)
+        return scores if self.direct is None else scores + features @ self.direct.T
 
 
 def save_onnx(folder: Path, learned: Learned) -> None:

@@ -1,14 +1,26 @@
 """The code in a model card: from raw inputs to scores with the stock libraries alone."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from torch import Tensor
 
 from hamcl.errors import UsageError
 from hamcl.export.learned import Kind, Learned
 from hamcl.nn.backbones import Backbone
+from hamcl.nn.depths import MapDepths, pool_map
 from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
 from hamcl.nn.stock import Stock, library, samples
+
+SOURCES = {
+    "pooler": "pooler_output.flatten(1)",
+    "map": "last_hidden_state.mean((2, 3))",
+    "class token": "last_hidden_state[:, 0]",
+    "tokens": "last_hidden_state.mean(1)",
+}
+"""Where the output of a transformers model of images holds its features."""
 
 
 @dataclass(frozen=True)
@@ -215,35 +227,72 @@ def _scores(script: Script, learned: Learned, form: Form) -> None:
         return
     script.add(f"@torch.no_grad()\ndef scores(inputs):{given}", "import torch")
     if library(learned.merged.module) == "timm":
-        from hamcl.nn._timm import pooled
-
-        if form.stock is None and learned.merged.features is not pooled:
-            raise _unknown(learned.merged)
-        call = 'model(batch["pixel_values"])'
-        script.add(f"    features = {call}" if form.stock is None else f"    return {call}.numpy()")
+        _timm(script, learned.merged, form)
     else:
         _transformers(script, learned.merged, form)
     if form.stock is None:
         _head(script, learned)
 
 
-def _transformers(script: Script, backbone: Backbone, form: Form) -> None:
-    from hamcl.nn._transformers import ImageFeatures, last_token, mean_tokens
+def _timm(script: Script, backbone: Backbone, form: Form) -> None:
+    from hamcl.nn._timm import pooled
 
-    features = backbone.features
-    options = ""
-    if isinstance(features, ImageFeatures):
-        options = "".join(f", {name}={value}" for name, value in features.options.items())
+    call, features = 'model(batch["pixel_values"])', backbone.features
+    if form.stock is not None:
+        script.add(f"    return {call}.numpy()")
+    elif features is pooled:
+        script.add(f"    features = {call}")
+    elif isinstance(features, MapDepths):
+        indices = list(features.indices)
+        script.add(f'    last, maps = model.forward_intermediates(batch["pixel_values"], indices={indices})')
+        _, maps = backbone.module.forward_intermediates(samples(backbone)["pixel_values"], indices=indices)  # type: ignore[operator]
+        _blocks(
+            script, [_pooling(f"maps[{i}]", x, features.limit) for i, x in enumerate(maps)], "model.forward_head(last)"
+        )
+    else:
+        raise _unknown(backbone)
+
+
+def _pooling(name: str, x: Tensor, limit: int) -> str:
+    side = 2 if pool_map(x, limit).shape[1] > x.shape[1] else 1
+    return f"torch.nn.functional.adaptive_avg_pool2d({name}, {side}).flatten(1)"
+
+
+def _blocks(script: Script, inner: Sequence[str], last: str) -> None:
+    """Features of several depths side by side, each scaled to length 1."""
+    blocks = ",\n        ".join([*inner, last])
+    script.add(f"    blocks = [\n        {blocks},\n    ]")
+    script.add("    features = torch.cat([torch.nn.functional.normalize(x, dim=1) for x in blocks], 1)")
+
+
+def _transformers(script: Script, backbone: Backbone, form: Form) -> None:
+    from hamcl.nn._transformers import HiddenDepths, ImageFeatures, last_token, mean_tokens, options_of
+
+    depths = backbone.features if isinstance(backbone.features, HiddenDepths) else None
+    features = depths.own if depths else backbone.features
+    options = "".join(f", {name}={value}" for name, value in options_of(features).items())
     if form.stock is not None:
         script.add(f"    return model(**batch{options}).logits.numpy()")
         return
+    if depths:
+        script.add(f"    output = model(**batch{options}, output_hidden_states=True)")
+        states = [f"output.hidden_states[{i}]" for i in depths.layers]
+        if isinstance(features, ImageFeatures):
+            output = backbone.module(**samples(backbone), **features.options, output_hidden_states=True)
+            inner = [(name, output.hidden_states[i]) for name, i in zip(states, depths.layers, strict=True)]
+            pools = [_pooling(name, x, depths.limit) if x.ndim == 4 else f"{name}.mean(1)" for name, x in inner]
+            _blocks(script, pools, f"output.{SOURCES[features.source(output)]}")
+            return
+        if features is last_token:
+            script.add('    last = batch["attention_mask"].sum(1) - 1')
+            pool = "{}[torch.arange(len(last)), last]"
+        else:
+            script.add('    mask = batch["attention_mask"].unsqueeze(-1)')
+            pool = "({} * mask).sum(1) / mask.sum(1)"
+        _blocks(script, [pool.format(name) for name in states], pool.format("output.last_hidden_state"))
+        return
     if isinstance(features, ImageFeatures):
-        source = {
-            "pooler": "pooler_output.flatten(1)",
-            "map": "last_hidden_state.mean((2, 3))",
-            "class token": "last_hidden_state[:, 0]",
-            "tokens": "last_hidden_state.mean(1)",
-        }[features.source(backbone.module(**samples(backbone), **features.options))]
+        source = SOURCES[features.source(backbone.module(**samples(backbone), **features.options))]
         script.add(f"    features = model(**batch{options}).{source}")
     elif features is mean_tokens:
         script.add(
@@ -268,6 +317,6 @@ def _unknown(backbone: Backbone) -> UsageError:
 def _head(script: Script, learned: Learned) -> None:
     if learned.normalize:
         script.add("    features = torch.nn.functional.normalize(features, dim=1)")
-    if learned.head.projection is not None:
-        script.add('    features = torch.relu(features @ head["projection"])')
-    script.add('    return (features @ head["weight"].T + head["bias"]).numpy()')
+    projected = "features" if learned.head.projection is None else 'torch.relu(features @ head["projection"])'
+    direct = "" if learned.head.direct is None else ' + features @ head["direct"].T'
+    script.add(f'    return ({projected} @ head["weight"].T + head["bias"]{direct}).numpy()')

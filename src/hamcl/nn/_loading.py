@@ -11,17 +11,21 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hamcl.errors import DataError, HamError, UsageError
+from hamcl.nn.depths import Depths
 from hamcl.nn.preprocess import Preprocess
 
 Features = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 class Loaded(NamedTuple):
-    """A network without its classifier, how to get features (n, width) out of it, and how it wants its inputs."""
+    """A network without its classifier, how to get features (n, width) out of it, how it wants its inputs, and how to
+    find its depths by a batch, or None where it does not show them.
+    """
 
     module: nn.Module
     features: Features
     preprocess: Preprocess
+    depths: Callable[[nn.Module, Mapping[str, Tensor]], Depths] | None
 
 
 def packaged_file(package: str, relative: str, sha256: str) -> Path:

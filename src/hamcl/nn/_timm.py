@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hamcl.errors import DataError, UsageError
 from hamcl.nn._loading import Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.nn.depths import MapDepths
 from hamcl.nn.preprocess import ImagePreprocess
 
 ensure_torchvision()
@@ -91,4 +92,4 @@ def _headless(model: nn.Module, image_size: int | None) -> Loaded:
         config["interpolation"],
         config["crop_pct"],
     )
-    return Loaded(model, pooled, preprocess)
+    return Loaded(model, pooled, preprocess, MapDepths.of if hasattr(model, "forward_intermediates") else None)

@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from hamcl.errors import DataError, UsageError
-from hamcl.nn._loading import Loaded, explained, packaged_file
+from hamcl.nn._loading import Features, Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.nn.depths import Depths, inner_layers, pool_map
 from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
 
 ensure_torchvision()
@@ -37,17 +38,26 @@ DEFAULT_MAX_LENGTH = 128
 ImageSource = Literal["pooler", "map", "class token", "tokens"]
 
 
-def mean_tokens(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The mean of the last hidden states over the tokens that are not padding, (n, width)."""
+def over_tokens(hidden: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The mean of hidden states (n, tokens, width) over the tokens that are not padding, (n, width)."""
     mask = batch["attention_mask"].unsqueeze(-1)
-    return (module(**batch).last_hidden_state * mask).sum(1) / mask.sum(1)
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def at_last_token(hidden: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
+    """The hidden state of the last token that is not padding (padding on the right), (n, width)."""
+    last = batch["attention_mask"].sum(1) - 1
+    return hidden[torch.arange(len(last), device=last.device), last]
+
+
+def mean_tokens(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """The mean of the last hidden states over the tokens, (n, width)."""
+    return over_tokens(module(**batch).last_hidden_state, batch)
 
 
 def last_token(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-    """The last hidden state of the last token that is not padding (padding on the right), (n, width)."""
-    last = batch["attention_mask"].sum(1) - 1
-    hidden = module(**batch).last_hidden_state
-    return hidden[torch.arange(len(last), device=last.device), last]
+    """The last hidden state of the last token, (n, width)."""
+    return at_last_token(module(**batch).last_hidden_state, batch)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,10 @@ class ImageFeatures:
         return "class token" if self.class_token else "tokens"
 
     def __call__(self, module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
-        output = module(**batch, **self.options)
+        return self.of(module(**batch, **self.options))
+
+    def of(self, output: Any) -> Tensor:
+        """The features in an output of the model, (n, width)."""
         match self.source(output):
             case "pooler":
                 return output.pooler_output.flatten(1)
@@ -85,6 +98,46 @@ class ImageFeatures:
             case "class token":
                 return output.last_hidden_state[:, 0]
         return output.last_hidden_state.mean(1)
+
+
+@dataclass(frozen=True)
+class HiddenDepths(Depths):
+    """Two hidden states, after one and two thirds of the layers, pooled as the model's own features, which follow.
+
+    Attributes:
+        own: the model's own features: `mean_tokens`, `last_token` or `ImageFeatures`.
+        layers: indices of the hidden states, 0 being what goes into the first layer.
+        limit: see `hamcl.nn.depths.pool_map`.
+    """
+
+    own: Features
+    layers: tuple[int, ...]
+    limit: int
+
+    @classmethod
+    def finder(cls, own: Features) -> Callable[[nn.Module, Mapping[str, Tensor]], "HiddenDepths"]:
+        """The function that finds the depths of a model whose own features are `own`."""
+
+        def find(module: nn.Module, batch: Mapping[str, Tensor]) -> HiddenDepths:
+            *_, last = cls(own, (), 0).blocks(module, batch)
+            count = len(module(**batch, **options_of(own), output_hidden_states=True).hidden_states) - 1
+            return cls(own, inner_layers(count), last.shape[1])
+
+        return find
+
+    def blocks(self, module: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        output = module(**batch, **options_of(self.own), output_hidden_states=True)
+        inner = [output.hidden_states[i] for i in self.layers]
+        if isinstance(self.own, ImageFeatures):
+            pooled = [pool_map(x, self.limit) if x.ndim == 4 else x.mean(1) for x in inner]
+            return [*pooled, self.own.of(output)]
+        pool = at_last_token if self.own is last_token else over_tokens
+        return [pool(x, batch) for x in [*inner, output.last_hidden_state]]
+
+
+def options_of(features: Features) -> Mapping[str, bool]:
+    """What a model's forward is given besides the batch."""
+    return features.options if isinstance(features, ImageFeatures) else {}
 
 
 def minilm(pretrained: bool, max_length: int | None) -> Loaded:
@@ -153,7 +206,8 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
     class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
     takes = inspect.signature(model.forward).parameters
     interpolate = own_size is not None and size != _side(own_size) and "interpolate_pos_encoding" in takes
-    return Loaded(model, ImageFeatures(class_token, interpolate), preprocess)
+    features = ImageFeatures(class_token, interpolate)
+    return Loaded(model, features, preprocess, HiddenDepths.finder(features))
 
 
 def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int | None) -> Loaded:
@@ -175,7 +229,8 @@ def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int
     takes = inspect.signature(model.forward).parameters
     inputs = tuple(key for key in ("input_ids", "attention_mask", "token_type_ids") if key in takes)
     preprocess = TextPreprocess(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), inputs)
-    return Loaded(model, last_token if is_causal(model) else mean_tokens, preprocess)
+    features = last_token if is_causal(model) else mean_tokens
+    return Loaded(model, features, preprocess, HiddenDepths.finder(features))
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hamcl.errors import HamError, UsageError
 from hamcl.nn._loading import Features, Loaded, reason
+from hamcl.nn.depths import Depths
 from hamcl.nn.preprocess import Preprocess
 from hamcl.nn.targets import default_targets
 from hamcl.rng import scoped
@@ -29,11 +30,18 @@ class Backbone(nn.Module):
         features: from `module` and a batch to features.
         preprocess: how the network wants its inputs.
         modality: "image" or "text".
-        width: the number of features.
+        blocks: the number of features from each depth; one depth unless `read_depths` was called.
         fingerprint: of the weights this object was made with, see `fingerprint`.
     """
 
-    def __init__(self, spec: str, module: nn.Module, features: Features, preprocess: Preprocess) -> None:
+    def __init__(
+        self,
+        spec: str,
+        module: nn.Module,
+        features: Features,
+        preprocess: Preprocess,
+        depths: Callable[[nn.Module, Mapping[str, Tensor]], Depths] | None = None,
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.module = module.requires_grad_(False).eval()
@@ -55,7 +63,8 @@ class Backbone(nn.Module):
                 f"backbone {spec!r} has no features to learn from: what it says of a sample depends on chance, or on "
                 "the rest of the batch"
             )
-        self.width: int = alone.shape[1]
+        self.blocks: tuple[int, ...] = (alone.shape[1],)
+        self._depths = depths
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -72,6 +81,30 @@ class Backbone(nn.Module):
                 f"out of {', '.join(names) or 'none (it has neither linear nor convolution layers)'}"
             )
         return self._targets
+
+    @property
+    def width(self) -> int:
+        """The number of features."""
+        return sum(self.blocks)
+
+    @torch.no_grad()
+    def read_depths(self) -> None:
+        """From now on, give features from several depths, see `hamcl.nn.depths`.
+
+        Raises:
+            UsageError: the network does not show its depths.
+        """
+        if len(self.blocks) > 1:
+            return
+        batch = self.preprocess.example(2)
+        device = next(self.module.parameters()).device
+        batch = {name: value.to(device) for name, value in batch.items()}
+        own = self(batch)
+        depths = self._depths(self.module, batch) if self._depths else None
+        blocks = depths.blocks(self.module, batch) if depths else []
+        if depths is None or not torch.allclose(blocks[-1].float(), own, rtol=0.0, atol=1e-4 * own.abs().max().item()):
+            raise UsageError(f"backbone {self.spec!r} does not show the features inside it: choose depths='last'")
+        self.features, self.blocks = depths, tuple(block.shape[1] for block in blocks)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Features of a collated batch, float (n, width)."""

@@ -155,10 +155,12 @@ def save_inputs(path: str | Path, backbone: Backbone) -> None:
 
 
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
-    """Write a head in float32: `head.safetensors` (`weight`, `bias`, perhaps `projection`) and `classes.json`.
+    """Write a head in float32: `head.safetensors` (`weight`, `bias`, perhaps `projection` and `direct`) and
+    `classes.json`.
 
-    `logits = phi(features) @ weight.T + bias`, where phi is the identity, or relu(features @ projection) if there is
-    a projection. `classes.json` is the list of class names, row by row.
+    `logits = phi(features) @ weight.T + features @ direct.T + bias`, where phi is the identity, or
+    relu(features @ projection) if there is a projection, and no direct is 0. `classes.json` is the list of class
+    names, row by row.
 
     Args:
         normalize: features must be scaled to length 1 first; the header of the weights file says so.
@@ -171,6 +173,8 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
     tensors = {"weight": head.weight, "bias": head.bias}
     if head.projection is not None:
         tensors["projection"] = head.projection
+    if head.direct is not None:
+        tensors["direct"] = head.direct
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
     floats = {name: tensor.float() for name, tensor in tensors.items()}

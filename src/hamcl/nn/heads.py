@@ -1,8 +1,8 @@
 """Classifiers over all classes seen so far, without a task identity.
 
 An analytic head keeps statistics of features, never samples: class counts and means and one shared scatter
-(`Moments`), or the Gram matrix of a random projection (`Ridge`). A `Drift` carries such statistics along when the
-features move.
+(`Moments`), the Gram matrix of a random projection (`Ridge`), or both (`Stack`). A `Drift` carries such statistics
+along when the features move.
 """
 
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ from hamcl.rng import generator
 
 @dataclass(frozen=True)
 class Linear:
-    """A head as plain weights: `logits = scale * phi(x) @ weight.T + bias`.
+    """A head as plain weights: `logits = phi(x) @ weight.T + x @ direct.T + bias`.
 
     `phi` is the identity, or `relu(x @ projection)` where a projection is given.
 
@@ -27,17 +27,19 @@ class Linear:
         weight: shape (classes, width or projection width).
         bias: shape (classes,).
         projection: shape (width, projection width) or None.
+        direct: shape (classes, width), what the features add past the projection, or None.
     """
 
     weight: Tensor
     bias: Tensor
     projection: Tensor | None = None
+    direct: Tensor | None = None
 
     def __call__(self, features: Tensor) -> Tensor:
         features = features.to(self.weight.dtype)
-        if self.projection is not None:
-            features = F.relu(features @ self.projection)
-        return features @ self.weight.T + self.bias
+        projected = features if self.projection is None else F.relu(features @ self.projection)
+        logits = projected @ self.weight.T + self.bias
+        return logits if self.direct is None else logits + features @ self.direct.T
 
 
 @dataclass(frozen=True)
@@ -241,24 +243,33 @@ class Ridge(Head):
         self._solved = None
 
     def update(self, features: Tensor, labels: Tensor) -> None:
-        x = self._check(features).float()
-        if self.projection is not None:
-            x = F.relu(x @ self.projection)
-        y = F.one_hot(labels, self.targets.shape[1]).float()
-        order = torch.randperm(len(x), generator=generator(self.seed, "head", "held-out", len(labels)))
-        held, fit = order[: len(x) // 5], order[len(x) // 5 :]
-        self.gram += x[fit].T @ x[fit]
-        self.targets += x[fit].T @ y[fit]
+        fit, held = held_out(len(labels), self.seed)
+        self.add(features[fit], labels[fit])
         if len(held):
-            truth = labels[held]
-            for i, penalty in enumerate(self.PENALTIES):
-                scores = x[held] @ self._weights(penalty)
-                self.mistakes[i] += (scores.argmax(1) != truth).sum()
-                for j, scale in enumerate(self.SCALES):
-                    self.losses[i, j] += F.cross_entropy(scale * scores, truth, reduction="sum")
-            self.gram += x[held].T @ x[held]
-            self.targets += x[held].T @ y[held]
+            self.validate(features[held], labels[held])
+            self.add(features[held], labels[held])
+
+    def add(self, features: Tensor, labels: Tensor) -> None:
+        """Add samples to the sums alone."""
+        x = self._project(features)
+        self.gram += x.T @ x
+        self.targets += x.T @ F.one_hot(labels, self.targets.shape[1]).float()
         self._solved = None
+
+    def validate(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Judge the penalties and scales on samples that were not added yet; the logits under the best of them."""
+        x = self._project(features)
+        scores = [x @ self._weights(penalty) for penalty in self.PENALTIES]
+        for i, score in enumerate(scores):
+            self.mistakes[i] += (score.argmax(1) != labels).sum()
+            for j, scale in enumerate(self.SCALES):
+                self.losses[i, j] += F.cross_entropy(scale * score, labels, reduction="sum")
+        self._solved = None
+        return self.scale * scores[self._best]
+
+    def _project(self, features: Tensor) -> Tensor:
+        x = self._check(features).float()
+        return x if self.projection is None else F.relu(x @ self.projection)
 
     @property
     def penalty(self) -> float:
@@ -283,6 +294,131 @@ class Ridge(Head):
     def _solve(self) -> Linear:
         weight = self.scale * self._weights(self.penalty, torch.float64).T
         return Linear(weight, weight.new_zeros(len(weight)), self.projection)
+
+
+class Stack(Head):
+    """One `LDA` for each block of the features and one `Ridge` on all of them, in a weighted sum (stacked
+    generalisation, Wolpert 1992, "Stacked generalization").
+
+    Which depth of a network tells classes apart depends on the data: the last features of an ImageNet network know
+    photographs best, earlier ones handwriting. The weights are learned, not chosen: on the fifth of each update's
+    samples that was held out before it was added, they minimise the cross-entropy of the weighted sum, and the mean
+    over all updates counts. A quadratic penalty towards the equal weighting (each expert in units of the standard
+    deviation of its logits) keeps few samples from deciding.
+
+    The sum of linear heads is a linear head, so it is exported as one. The statistics follow no drift: `move` does
+    nothing.
+    """
+
+    PRIOR = 2e-3
+
+    def __init__(
+        self, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = 4096, seed: int = 0
+    ) -> None:
+        super().__init__(sum(blocks))
+        self.blocks, self.seed = tuple(blocks), seed
+        self.moments = [LDA(width, shrinkage) for width in blocks]
+        self.ridge = Ridge(self.width, projection, seed)
+        self.total = torch.zeros(len(blocks) + 1, dtype=torch.float64)
+        self.judged = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def experts(self) -> dict[str, Head]:
+        """The heads that are summed, by the names they have in the state: those of the blocks, then the ridge."""
+        return {**{f"block{i}": head for i, head in enumerate(self.moments)}, "ridge": self.ridge}
+
+    @property
+    def weights(self) -> Tensor:
+        """What each expert's logits are multiplied by, shape (blocks + 1,); before any sample was held out, the
+        ridge's alone count.
+        """
+        if self.judged == 0:
+            return torch.tensor([0.0] * len(self.blocks) + [1.0], dtype=torch.float64)
+        return self.total / self.judged
+
+    def add_classes(self, count: int) -> None:
+        for head in self.experts.values():
+            head.add_classes(count)
+        self._solved = None
+
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        fit, held = held_out(len(labels), self.seed)
+        self._add(features[fit], labels[fit])
+        if len(held):
+            x, y = features[held], labels[held]
+            logits = [head.logits(part) for head, part in zip(self.moments, self._parts(x), strict=True)]
+            stacked = torch.stack([*logits, self.ridge.validate(x, y)]).double()
+            self.total += len(held) * stacking_weights(stacked, y, self.PRIOR)
+            self.judged += len(held)
+            self._add(x, y)
+        self._solved = None
+
+    def _add(self, features: Tensor, labels: Tensor) -> None:
+        for head, part in zip(self.moments, self._parts(features), strict=True):
+            head.update(part, labels)
+        self.ridge.add(features, labels)
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, ...]:
+        return self._check(features).split(self.blocks, 1)
+
+    def _solve(self) -> Linear:
+        *shares, share = self.weights
+        linears = [head.linear() for head in self.moments]
+        ridge = self.ridge.linear()
+        direct = torch.cat([w * head.weight for w, head in zip(shares, linears, strict=True)], 1).to(ridge.weight)
+        bias = torch.stack([w * head.bias for w, head in zip(shares, linears, strict=True)]).sum(0).to(ridge.weight)
+        if ridge.projection is None:
+            return Linear(share * ridge.weight + direct, bias)
+        return Linear(share * ridge.weight, bias, ridge.projection, direct)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state = super().state_dict()
+        for name, head in self.experts.items():
+            state |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
+        return state
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        super().load_state_dict(state)
+        for name, head in self.experts.items():
+            start = name + "."
+            head.load_state_dict({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
+
+
+def held_out(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split `count` samples at random: the indices of four fifths to learn from, and of one fifth to judge on."""
+    order = torch.randperm(count, generator=generator(seed, "head", "held-out", count))
+    return order[count // 5 :], order[: count // 5]
+
+
+def stacking_weights(logits: Tensor, labels: Tensor, prior: float) -> Tensor:
+    """The weights of experts whose weighted sum of logits has the smallest cross-entropy.
+
+    The objective is convex; every expert is measured in units of the standard deviation of its centred logits, and
+    `prior` times the squared distance to one common weight is added.
+
+    Args:
+        logits: shape (experts, n, classes).
+        labels: shape (n,).
+
+    Returns:
+        Shape (experts,).
+    """
+    centred = logits - logits.mean(2, keepdim=True)
+    unit = centred.square().mean((1, 2)).sqrt().clamp_min(1e-12)
+    scaled = centred / unit[:, None, None]
+    weights = torch.full_like(unit, 1.0).requires_grad_()
+    optimizer = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = F.cross_entropy((weights[:, None, None] * scaled).sum(0), labels)
+            loss = loss + prior * (weights - weights.mean()).square().sum() + 1e-4 * weights.square().sum()
+            loss.backward()
+        return loss.item()
+
+    optimizer.step(closure)
+    return weights.detach() / unit
 
 
 class Rows(Head):
@@ -345,8 +481,11 @@ class TaskRows(nn.Module):
         return self.cosine_scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
 
 
-def build_head(kind: str, width: int, *, shrinkage: float = 0.03, projection: int = 4096, seed: int = 0) -> Head:
-    """Make an empty head: "linear", "cosine", "ncm", "lda" or "ridge"."""
+def build_head(
+    kind: str, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = 4096, seed: int = 0
+) -> Head:
+    """Make an empty head, "linear", "cosine", "ncm", "lda", "ridge" or "stack", for features of one or more blocks."""
+    width = sum(blocks)
     match kind:
         case "linear" | "cosine":
             return Rows(width, cosine=kind == "cosine")
@@ -356,7 +495,9 @@ def build_head(kind: str, width: int, *, shrinkage: float = 0.03, projection: in
             return LDA(width, shrinkage)
         case "ridge":
             return Ridge(width, projection, seed)
-    raise UsageError(f"there is no head {kind!r}; choose linear, cosine, ncm, lda or ridge")
+        case "stack":
+            return Stack(blocks, shrinkage=shrinkage, projection=projection, seed=seed)
+    raise UsageError(f"there is no head {kind!r}; choose linear, cosine, ncm, lda, ridge or stack")
 
 
 def within_task(logits: Tensor, tasks: Sequence[Sequence[int]]) -> Tensor:

@@ -53,9 +53,10 @@ def stock_classifier(backbone: Backbone, head: Linear, classes: Sequence[str], *
     Args:
         backbone: plain, such as a folded one.
         head: one row per class.
-        normalize: the head takes features of length 1, which no classifier of a library does.
+        normalize: the head takes features of length 1, which no classifier of a library does; nor does one take
+            features of several depths.
     """
-    if normalize or head.projection is not None:
+    if normalize or head.projection is not None or head.direct is not None or len(backbone.blocks) > 1:
         return None
     match library(backbone.module):
         case "timm":
