@@ -41,6 +41,13 @@ def test_learn_tells_what_became_of_the_task_and_keeps_it(ham, life, copy):
     assert state.classes == ("green", "red", "blue", "black", "white") and state.augmentation == "handwriting"
 
 
+def test_the_training_of_a_task_can_be_tracked(ham, life, copy):
+    pytest.importorskip("tensorboard")
+    store = copy()
+    ham.shown("learn", store, life.later, "--tracker", "tensorboard")
+    assert list((store.parent / "copy.ham.runs" / "week-03" / "tensorboard").rglob("events.*"))
+
+
 def test_a_known_class_may_come_again_and_a_known_task_may_not(ham, life, copy):
     store = copy()
     assert "has learned task 'week-01' already" in ham.refused("learn", store, life.weeks[0], code=1)

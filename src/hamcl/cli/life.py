@@ -1,6 +1,7 @@
 """The practitioner's commands: one model that lives in a folder and learns for years."""
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +31,9 @@ from hamcl.cli.shell import (
     sentences,
     shown,
 )
+
+if TYPE_CHECKING:
+    from hamcl.training import Step
 
 GOES_ON = f"{UNTOUCHED}, and the same command goes on from the last epoch kept"
 
@@ -72,6 +76,10 @@ def learn(
         float, typer.Option(min=0, help="Keep the position so often, besides after every epoch.")
     ] = 10.0,
     backbone: Where = None,
+    tracker: Annotated[
+        Literal["tensorboard", "wandb", "mlflow", "trackio"] | None,
+        typer.Option(help="Log the training there too; tensorboard writes to STORE.runs/TASK beside the store."),
+    ] = None,
     progress: Moving = None,
     threads: Threads = None,
     json: Json = False,
@@ -82,18 +90,24 @@ def learn(
         from hamcl.cli.live import Live
         from hamcl.store import Store
         from hamcl.streams import load_task
+        from hamcl.tracking import Tracking
 
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
         task = load_task(data, name=name, augmentation=augmentation)
-        with Live(errors, progress) as live:
+        options = present(**given)
+        folder = Path(f"{store}.runs") / task.name.replace("/", "_")
+        tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=True)
+
+        def stepped(step: "Step") -> None:
+            live.step(step)
+            tracking.step(step)
+
+        with Live(errors, progress) as live, tracking:
             report = opened.learn(
-                task,
-                options=present(**given),
-                restart=restart,
-                progress=live.step,
-                checkpoint_minutes=checkpoint_minutes,
+                task, options=options, restart=restart, progress=stepped, checkpoint_minutes=checkpoint_minutes
             )
+            tracking.task({"loss": report.losses[-1], "seconds": report.seconds, "group": report.group})
         for sentence in report.skipped:
             errors.print(f"skipped: {sentence}", highlight=False, markup=False, soft_wrap=True)
         if json:
