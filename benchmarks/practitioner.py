@@ -31,7 +31,7 @@ ROUND = (
     "ls data data/Greek data/Greek/train | head -22",
     "ham init scripts.ham --backbone efficientnet-lite0 --image-size 64 --epochs {epochs}",
     *(LEARN.format(f"'{name}'" if "(" in name else name) for name in ALPHABETS[:7]),
-    "ham eval scripts.ham data/*",
+    "ham eval scripts.ham data/* --known",
     "ham status scripts.ham",
     "cp -r scripts.ham before.ham",
     LEARN.format("Tagalog"),
