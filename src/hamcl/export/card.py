@@ -117,7 +117,8 @@ def _metrics(card: Card) -> list[str]:
 
 
 def _packages(learned: Learned, form: Form) -> list[str]:
-    return sorted({"safetensors", library(learned.merged.module), *PACKAGES[form.kind]})
+    own = {library(learned.merged.module)} & {"timm", "transformers"}
+    return sorted({"safetensors", *own, *PACKAGES[form.kind]})
 
 
 def _line(text: str) -> str:
