@@ -28,12 +28,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load, save
-from small_store import create, three
+from small_store import create, loaded_once, three
 
 from hamcl.errors import HamError
-from hamcl.nn.backbones import load_backbone
 from hamcl.store import Store
-from hamcl.store import store as rooms
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples, Task
 
@@ -285,18 +283,8 @@ def use(path: Path, task: Task, probe: Samples) -> tuple[torch.Tensor | None, bo
 def run(folder: Path, stores: int, seed: int = 0) -> dict[str, Any]:
     """Damage `stores` copies of one store in `folder`, which must be empty; the figures, by name."""
     start, draw = time.perf_counter(), random.Random(seed)
-    loaded = load_backbone("timm/test_vit", pretrained=False, image_size=32)
-    real = rooms.load_backbone
-
-    def loader(spec: str, **options: Any) -> Any:
-        same = spec == "timm/test_vit" and options == {"pretrained": False, "image_size": 32, "max_length": None}
-        return copy.deepcopy(loaded) if same else real(spec, **options)
-
-    rooms.load_backbone = loader
-    try:
+    with loaded_once():
         return _run(folder, stores, draw, start)
-    finally:
-        rooms.load_backbone = real
 
 
 class Killed(Exception):

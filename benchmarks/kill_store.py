@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, three
+from small_store import create, loaded_once, three
 
 import hamcl.classifier
 from hamcl.errors import HamError
@@ -184,6 +184,11 @@ def learned(state: State) -> tuple[object, ...]:
 
 def run(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
     """Do it all in `folder`, which must be empty; the figures, by name."""
+    with loaded_once():
+        return _run(folder, kills, seed)
+
+
+def _run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     start, draw = time.perf_counter(), random.Random(seed)
     tasks = [three(i) for i in range(3)]
     store = create(folder / "killed.ham")

@@ -1,5 +1,8 @@
 """What the benchmarks of the store share: a small store that loads in a moment, and tasks for it."""
 
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +10,10 @@ import torch
 from PIL import Image
 
 from hamcl.config import HAMConfig
+from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.store import Store
+from hamcl.store import store as rooms
 from hamcl.streams.base import Samples, Task
 
 OPTIONS: dict[str, Any] = {
@@ -23,12 +28,29 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+BACKBONE: dict[str, Any] = {"pretrained": False, "image_size": 32}
+
+
+@contextmanager
+def loaded_once() -> Iterator[None]:
+    """Load the backbone of `create` once; every model inside the block gets a copy of it."""
+    real, loaded = rooms.load_backbone, load_backbone("timm/test_vit", **BACKBONE)
+
+    def load(spec: str, **options: Any) -> Any:
+        same = spec == "timm/test_vit" and options == {**BACKBONE, "max_length": None}
+        return copy.deepcopy(loaded) if same else real(spec, **options)
+
+    rooms.load_backbone = load
+    try:
+        yield
+    finally:
+        rooms.load_backbone = real
+
+
 def create(path: Path, **options: Any) -> Store:
     """An empty store on a ViT of some 300,000 random weights that reads images of 32 pixels."""
-    read = {"pretrained": False, "image_size": 32}
-    return Store.create(
-        path, backbone="timm/test_vit", backbone_options=read, config=HAMConfig(**{**OPTIONS, **options})
-    )
+    config = HAMConfig(**{**OPTIONS, **options})
+    return Store.create(path, backbone="timm/test_vit", backbone_options=BACKBONE, config=config)
 
 
 def pictures(name: str, classes: tuple[str, ...], count: int = 16) -> Task:

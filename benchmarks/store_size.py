@@ -4,7 +4,6 @@ python benchmarks/store_size.py --tasks 200
 """
 
 import argparse
-import copy
 import json
 import tempfile
 import time
@@ -12,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, pictures
+from small_store import create, loaded_once, pictures
 
-from hamcl.nn.backbones import load_backbone
 from hamcl.store import Store
-from hamcl.store import store as rooms
 
 
 def sizes(store: Store) -> dict[str, Any]:
@@ -44,20 +41,15 @@ def _by_class(store: Store, shape: tuple[int, ...]) -> bool:
 
 def run(folder: Path, tasks: int, early: int = 10) -> dict[str, Any]:
     """Learn `tasks` tasks of two classes in `folder`; the sizes after `early` and after all, by name."""
-    start, real = time.perf_counter(), rooms.load_backbone
-    loaded = load_backbone("timm/test_vit", pretrained=False, image_size=32)
-    rooms.load_backbone = lambda spec, **options: copy.deepcopy(loaded)  # type: ignore[assignment]
-    try:
+    start, found = time.perf_counter(), []
+    with loaded_once():
         # A projection of 97 is no number of classes, which are even.
         store = create(folder / "grown.ham", epochs=1, max_groups=5, projection=97)
-        found = []
         for i in range(tasks):
             store.learn(pictures(f"task-{i}", (f"{i}a", f"{i}b"), count=4))
             if i + 1 in (early, tasks):
                 found.append(sizes(store))
         store.verify()
-    finally:
-        rooms.load_backbone = real
     return {"early": found[0], "late": found[-1], "seconds": time.perf_counter() - start}
 
 

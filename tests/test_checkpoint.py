@@ -50,7 +50,7 @@ def learner(request, toy, bert_folder):
     return make
 
 
-@pytest.mark.parametrize("stop", [1, 3, 4, 6])  # of 2 epochs of 4 steps: inside, before, at and after an epoch's end
+@pytest.mark.parametrize("stop", [3, 4, 6])  # of 2 epochs of 4 steps: inside, at and after an epoch's end
 def test_going_on_equals_never_having_stopped(learner, toy, stop):
     whole, task = learner()
     report = whole.learn(task)

@@ -50,7 +50,7 @@ def test_a_disk_that_is_full_at_any_operation_leaves_the_old_state_or_the_new_on
         whole.learn(week(3))
     committed = next(i for i, (*_, path) in enumerate(counted.done) if path.endswith("manifest.json"))
     ends = []
-    for fails in [*range(0, committed - 2, 9), *range(committed - 2, committed + 3)]:
+    for fails in [*range(0, committed - 2, 17), *range(committed - 2, committed + 3)]:
         shutil.rmtree(copied.path)
         shutil.copytree(tmp_path / "whole.ham", copied.path)
         store = Store.open(copied.path)

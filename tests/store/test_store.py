@@ -31,7 +31,7 @@ def test_a_learned_model_comes_back_bit_for_bit(create, week, toy, head):
     assert model.classes == again.manifest.state.classes == ("a0", "b0", "a1", "b1", "a2", "b2")
 
 
-def test_objects_that_did_not_change_are_shared(create, week):
+def test_objects_that_did_not_change_are_shared(create, week, quick):
     store = create(threshold=50.0)  # opens two groups, then joins the more similar one
     for i in range(2):
         store.learn(week(i))
@@ -56,7 +56,7 @@ def test_the_manifest_tells_what_happened(copied):
     assert all(group.rank <= 3 and group.layers for group in manifest.state.groups)
 
 
-def test_undo_restores_the_exact_files_and_learning_again_gives_the_same(create, week):
+def test_undo_restores_the_exact_files_and_learning_again_gives_the_same(create, week, quick):
     store = create()
     states, contents = [], []
     for i in range(3):
@@ -76,7 +76,7 @@ def test_undo_restores_the_exact_files_and_learning_again_gives_the_same(create,
     assert [event.command for event in store.manifest.history].count("undo") == 3
 
 
-def test_only_the_last_states_are_kept(create, week):
+def test_only_the_last_states_are_kept(create, week, quick):
     store = create(keep=1)
     for i in range(3):
         store.learn(week(i))
@@ -85,7 +85,7 @@ def test_only_the_last_states_are_kept(create, week):
         store.undo(to="week-0")
 
 
-def test_gc_frees_what_earlier_states_alone_need(copied):
+def test_gc_frees_what_earlier_states_alone_need(copied, quick):
     total = lambda: sum(p.stat().st_size for p in (copied.path / "objects").iterdir())  # noqa: E731
     before = total()
     freed = copied.gc(1)
@@ -100,7 +100,7 @@ def test_gc_frees_what_earlier_states_alone_need(copied):
     copied.verify()
 
 
-def test_evaluations_are_recorded(copied, week):
+def test_evaluations_are_recorded(copied, week, quick):
     result = copied.evaluate([week(0), week(2)])
     assert result.tasks.keys() == {"week-0", "week-2"}
     assert result.classes.keys() == {"a0", "b0", "a2", "b2"}
@@ -134,7 +134,7 @@ def test_a_task_is_learned_once(copied, week):
         copied.learn(week(1))
 
 
-def test_other_ways_to_learn_are_transactions_too(copied, week, toy):
+def test_other_ways_to_learn_are_transactions_too(copied, week, toy, quick):
     with copied.transaction("import", "took over the adapter in x/") as model:
         model.learn(week(7))
     assert copied.manifest.history[-1].text == "took over the adapter in x/"
@@ -164,7 +164,7 @@ def test_open_needs_a_store(tmp_path):
         Store.open(tmp_path)
 
 
-def test_diff_names_what_differs(copied, learned, week):
+def test_diff_names_what_differs(copied, learned, week, quick):
     copied.learn(week(3))
     found = copied.diff(Store.open(learned))
     assert {(d.section, d.name, d.theirs) for d in found if d.section in ("class", "task")} == {
