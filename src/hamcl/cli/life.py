@@ -9,6 +9,7 @@ from hamcl.cli.options import build_config
 from hamcl.cli.shell import (
     BACKBONES,
     DATA,
+    PLAIN,
     STREAM,
     UNTOUCHED,
     Augmented,
@@ -26,6 +27,7 @@ from hamcl.cli.shell import (
     errors,
     prepare,
     present,
+    printable,
     say,
     say_json,
     sentences,
@@ -97,7 +99,7 @@ def learn(
         task = load_task(data, name=name, augmentation=augmentation)
         options = present(**given)
         folder = Path(f"{store}.runs") / task.name.replace("/", "_")
-        tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=True)
+        tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=restart)
 
         def stepped(step: "Step") -> None:
             live.step(step)
@@ -109,7 +111,7 @@ def learn(
             )
             tracking.task({"loss": report.losses[-1], "seconds": report.seconds, "group": report.group})
         for sentence in report.skipped:
-            errors.print(f"skipped: {sentence}", highlight=False, markup=False, soft_wrap=True)
+            errors.print(f"skipped: {printable(sentence)}", **PLAIN)
         if json:
             return say_json(report)
         group = f"{'opened' if report.opened else 'joined'} group {report.group}"
