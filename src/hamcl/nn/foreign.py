@@ -85,6 +85,13 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
             )
     adapted = {name: module for name, module in backbone.module.named_modules() if isinstance(module, HamLayer)}
     prefix = _prefix(folder, pairs, adapted, backbone)
+    inside = {name for name, module in backbone.module.named_modules() if any(True for _ in module.parameters())}
+    for name in whole:
+        if name.rpartition(".")[0].removeprefix(prefix) in inside:
+            raise UsageError(
+                f"{folder} holds {name!r} trained as a whole, which is a part of the backbone; only plain LoRA "
+                "adapters can be imported"
+            )
     layers = {}
     for layer, pair in pairs.items():
         if pair.keys() != {"A", "B"}:
