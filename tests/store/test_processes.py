@@ -23,8 +23,8 @@ def test_ten_kills_leave_the_state_before_or_the_state_after(benchmark, tmp_path
 
 
 def test_readers_see_one_state_each_while_two_processes_write(benchmark, tmp_path):
-    figures = benchmark("concurrent_store").run(tmp_path, reads=100, writes=3)
+    figures = benchmark("concurrent_store").run(tmp_path, reads=60, writes=2)
     assert figures["problems"] == []
-    assert figures["reads"] >= 100
-    assert figures["changes_seen"] >= 3
+    assert figures["reads"] >= 60
+    assert figures["changes_seen"] >= 2
     assert figures["refused"] > 0
