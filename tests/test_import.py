@@ -190,7 +190,7 @@ REFUSED = {
     "dora": (dict(use_dora=True), "holds '.*lora_magnitude_vector.*neither a LoRA factor|use_dora=True"),
     "bias": (dict(bias="lora_only"), "bias='lora_only', which makes it more than a plain LoRA"),
     "olora": (dict(init_lora_weights="olora"), "was initialised with 'olora', which changes the base weights"),
-    "whole layers": (dict(modules_to_save=["norm"], target_modules=["qkv"]), "holds 'norm.weight' trained as a whole"),
+    "whole layers": (dict(modules_to_save=["norm"], target_modules=["qkv"]), "holds 'norm.bias' trained as a whole"),
     "whole adapted layers": (dict(modules_to_save=["fc2"], target_modules=["qkv"]), "trained as a whole"),
     "lora bias": (dict(lora_bias=True), "lora_bias=True"),
     "other layers": (dict(target_modules=["proj"]), r"adapts layer 'blocks.0.attn.proj', which is not adapted here"),
