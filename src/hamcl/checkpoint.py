@@ -27,7 +27,6 @@ class Checkpoint(Protocol):
 
 def capture(
     optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.LRScheduler,
     trained: Sequence[nn.Parameter],
     device: torch.device,
     progress: dict[str, Any],
@@ -36,7 +35,7 @@ def capture(
 
     Args:
         trained: the optimizer's parameters, in its order.
-        progress: the caller's own counters, plain JSON.
+        progress: the caller's own counters, plain JSON; "step" is the number of optimizer steps done.
     """
     saved = optimizer.state_dict()
     position: State = {f"parameter.{i}": p.detach() for i, p in enumerate(trained)}
@@ -46,7 +45,7 @@ def capture(
     position |= {f"random.{name}": value for name, value in random.items()}
     position = {name: value.cpu().contiguous().clone() for name, value in position.items()}
     rates = [group["lr"] for group in saved["param_groups"]]
-    meta = {"rates": rates, "scheduler": scheduler.state_dict(), "random": random_meta, "progress": progress}
+    meta = {"rates": rates, "random": random_meta, "progress": progress}
     return {**position, "meta": meta}
 
 
@@ -65,7 +64,7 @@ def restore(
     """
     try:
         _restore(position, optimizer, scheduler, trained, device)
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise DataError(f"the saved position does not fit this training ({error}); begin it anew") from error
 
 
@@ -90,7 +89,9 @@ def _restore(
     for group, rate in zip(groups, meta["rates"], strict=True):
         group["lr"] = rate
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
-    scheduler.load_state_dict(meta["scheduler"])
+    step = meta["progress"]["step"]
+    done = {"last_epoch": step, "_step_count": step + 1, "_last_lr": meta["rates"]}
+    scheduler.load_state_dict({**scheduler.state_dict(), **done})
     rng.restore(
         {name.removeprefix("random."): value for name, value in position.items() if name.startswith("random.")},
         meta["random"],

@@ -280,7 +280,7 @@ def fit(
                         progress(Step(task, epoch + 1, config.epochs, step, steps, value, rate))
                     if checkpoint and step < steps and checkpoint.due(epoch_done=step % len(buckets) == 0):
                         counters = {"step": step, "total": total, "report": asdict(report)}
-                        checkpoint.save(capture(optimizer.optimizer, scheduler, trained, device, counters))
+                        checkpoint.save(capture(optimizer.optimizer, trained, device, counters))
                 report.losses.append(total / len(buckets))
                 total = 0.0
             # No loss shows what the last step did.

@@ -92,6 +92,7 @@ def test_two_dozen_damaged_and_forged_stores(monkeypatch, tmp_path):
         (lambda m: m["state"]["rows"].update(size=2**40), r"has 1099511627776 bytes for tensors of"),
         (lambda m: m["state"]["tasks"][0].update(columns=[0, 9]), r"the columns of the tasks are not those"),
         (lambda m: m["state"]["groups"][0].update(tasks=[]), r"the groups do not hold every task once"),
+        (lambda m: m["state"]["groups"][0].update(importance=-1e308), r"groups.0.importance: Input should be greater"),
         (lambda m: m["state"].update(head={}), r"the head is not the config's"),
         (lambda m: m.update(earlier=m["earlier"][::-1]), r"earlier states that are not earlier"),
     ],

@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 LIMIT = 2**24
 """The most bytes of a manifest that are read."""
 
+Single = Annotated[float, Field(ge=-3e38, le=3e38)]
+"""What single precision can hold."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 _SIZES = {"rank": 2**10, "projection": 2**15, "max_groups": 2**12, "merge_rank": 2**12}
 
@@ -76,7 +78,7 @@ class TaskRecord:
 class GroupRecord:
     """A merged adapter; its tensors are `"<layer>.A"` and `"<layer>.B"`."""
 
-    importance: float
+    importance: Single
     tasks: tuple[str, ...]
     file: ObjectRecord
 

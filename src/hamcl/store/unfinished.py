@@ -17,7 +17,7 @@ import hamcl
 from hamcl.errors import DataError
 from hamcl.store import files
 from hamcl.store.lock import now
-from hamcl.store.manifest import FORMAT, LIMIT, dump, opened, sealed, valid
+from hamcl.store.manifest import FORMAT, LIMIT, Single, dump, opened, sealed, valid
 from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
 from hamcl.streams.base import Task
 
@@ -116,8 +116,7 @@ class Counters:
 class Meta:
     """What is plain in a position, see `hamcl.checkpoint.capture`."""
 
-    rates: list[float]
-    scheduler: dict[str, Any]
+    rates: list[Single]
     random: dict[str, Any]
     progress: Counters
 
