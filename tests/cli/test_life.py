@@ -52,7 +52,7 @@ def test_a_known_class_may_come_again_and_a_known_task_may_not(ham, life, copy):
     store = copy()
     assert "has learned task 'week-01' already" in ham.refused("learn", store, life.weeks[0], code=1)
     shown = ham.shown("learn", store, life.weeks[0], "--name", "again")
-    assert "learned again: 2 classes from 10 samples" in shown and shown.endswith("3 classes are known")
+    assert "learned again: 2 classes from 10 samples" in shown and shown.endswith("3 classes known")
 
 
 def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monkeypatch):
@@ -106,12 +106,12 @@ def test_status_shows_tasks_groups_sizes_and_the_last_evaluation(ham, life, copy
     assert told["classes"] == ["green", "red", "blue", "black", "white"]
     assert [task["name"] for task in told["tasks"]] == ["week-01", "week-02", "week-03"]
     assert told["tasks"][1]["classes"] == ["blue"] and len(told["tasks"][2]["similarities"]) == 2
-    assert "2 week-02: 1 classes, 5 samples" in shown
+    assert "2 week-02: 1 class, 5 samples" in shown
     for j, group in enumerate(told["groups"]):
         assert f"group {j}: importance {group['importance']:.3f}, rank {group['rank']}" in shown
     assert "5 classes: green, red, blue, black, white" in shown and "groups of at most 5" in shown
     assert told["bytes"]["earlier"] > 0 and "earlier states for undo" in shown and "at most" in shown
-    assert told["evaluation"]["learned"] == 2 and "last evaluation" in shown and "1 tasks ago" in shown
+    assert told["evaluation"]["learned"] == 2 and "last evaluation" in shown and "1 task ago" in shown
     events = [event["command"] for event in told["history"]]
     assert events == ["init", "learn", "learn", "eval", "learn"]
     assert "learned task 'week-03'" in ham.shown("status", store, "--history")
@@ -154,7 +154,7 @@ def test_undo_verify_gc_and_diff(ham, life, copy):
     assert ham.told("undo", other) == {"undone": ["week-03"], "tasks": ["week-01", "week-02"]}
     assert ham.told("diff", store, other) == []
     assert Store.open(store).manifest.state == Store.open(other).manifest.state
-    assert ham.shown("undo", other, "--to", "week-01") == "took back week-02; 2 classes are known"
+    assert ham.shown("undo", other, "--to", "week-01") == "took back week-02; 2 classes known"
     assert "week-09" in ham.refused("undo", other, "--to", "week-09", code=2)
 
     assert ham.told("gc", store)["freed"] > 0 and ham.shown("gc", store) == "freed 0 bytes"
@@ -188,7 +188,7 @@ def test_an_adapter_from_elsewhere_becomes_a_task(ham, life, copy, tmp_path):
     assert "samples" in ham.refused(*line, code=2)
     assert "week-02" in ham.refused(*line, "--data", life.later, "--name", "week-02", code=1)
     shown = ham.shown(*line, "--data", life.later)
-    assert shown.startswith("took over lora: 2 classes, opened group 2") and shown.endswith("5 are known")
+    assert shown.startswith("took over lora: 2 classes, opened group 2") and shown.endswith("5 classes known")
     told = ham.told("status", store)
     assert told["tasks"][2]["name"] == "lora" and told["tasks"][2]["samples"] is None
     assert told["tasks"][2]["classes"] == ["black", "white"] and told["history"][-1]["command"] == "import"

@@ -16,6 +16,7 @@ from hamcl.cli.shell import (
     TaskName,
     Threads,
     Where,
+    count,
     prepare,
     say,
     say_json,
@@ -38,7 +39,7 @@ def undo(
         gone = opened.undo(to)
         if json:
             return say_json({"undone": gone, "tasks": [task.name for task in opened.manifest.state.tasks]})
-        say(f"took back {', '.join(gone)}; {len(opened.manifest.state.classes)} classes are known")
+        say(f"took back {', '.join(gone)}; {count(len(opened.manifest.state.classes), 'class')} known")
 
 
 def export(
@@ -111,7 +112,8 @@ def import_(
         if json:
             return say_json(report)
         group = f"{'opened' if report.opened else 'joined'} group {report.group}"
-        say(f"took over {name}: {len(task.classes)} classes, {group}; {len(opened.manifest.state.classes)} are known")
+        known = count(len(opened.manifest.state.classes), "class")
+        say(f"took over {name}: {count(len(task.classes), 'class')}, {group}; {known} known")
 
 
 def read_names(path: Path) -> tuple[str, ...]:

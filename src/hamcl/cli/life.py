@@ -24,6 +24,7 @@ from hamcl.cli.shell import (
     TaskName,
     Threads,
     Where,
+    count,
     errors,
     prepare,
     present,
@@ -115,10 +116,11 @@ def learn(
         if json:
             return say_json(report)
         group = f"{'opened' if report.opened else 'joined'} group {report.group}"
-        samples = len(task.train) - len(report.skipped)
+        samples = count(len(task.train) - len(report.skipped), "sample")
+        known = count(len(opened.manifest.state.classes), "class")
         say(
-            f"learned {task.name}: {len(task.classes)} classes from {samples} samples, {group}, loss "
-            f"{report.losses[-1]:.3f}, {report.seconds:.1f} s; {len(opened.manifest.state.classes)} classes are known"
+            f"learned {task.name}: {count(len(task.classes), 'class')} from {samples}, {group}, loss "
+            f"{report.losses[-1]:.3f}, {report.seconds:.1f} s; {known} known"
         )
 
 

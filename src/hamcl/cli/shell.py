@@ -91,6 +91,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def count(number: int, noun: str) -> str:
+    """A number with its noun: "1 class", "2 classes"."""
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")
+
+
 def say(sentence: str) -> None:
     """Print a line as it is."""
     shown.print(Text(printable(sentence)), soft_wrap=True)

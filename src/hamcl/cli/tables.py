@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -13,7 +14,7 @@ from rich.tree import Tree
 
 from hamcl.bench.files import plain
 from hamcl.cli.inputs import Answer
-from hamcl.cli.shell import printable
+from hamcl.cli.shell import count, printable
 from hamcl.errors import UsageError
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
 
@@ -67,17 +68,17 @@ def status(store: Store) -> Tree:
         if value
     )
     tree.add(_text(f"backbone {backbone.spec}{sizes}, head {options.head}"))
-    tree.add(_text(f"{len(state.classes)} classes: {_some(state.classes)}"))
-    tasks = tree.add(f"{len(state.tasks)} tasks")
+    tree.add(_text(f"{count(len(state.classes), 'class')}: {_some(state.classes)}"))
+    tasks = tree.add(count(len(state.tasks), "task"))
     for number, (task, decision) in enumerate(zip(state.tasks, state.decisions, strict=True), 1):
-        line = f"{number} {task.name}: {len(task.columns)} classes"
-        line += f", {task.samples} samples" if task.samples is not None else ", an adapter"
+        line = f"{number} {task.name}: {count(len(task.columns), 'class')}"
+        line += f", {count(task.samples, 'sample')}" if task.samples is not None else ", an adapter"
         line += f", {'opened' if decision.opened else 'joined'} group {decision.index}"
         if decision.similarities:
             line += f" (similarities {', '.join(f'{value:.2f}' for value in decision.similarities)})"
         tasks.add(_text(line))
     most = "" if options.max_groups is None else f" of at most {options.max_groups}"
-    groups = tree.add(f"{len(state.groups)} groups{most}")
+    groups = tree.add(f"{count(len(state.groups), 'group')}{most}")
     for j, group in enumerate(state.groups):
         branch = groups.add(f"group {j}: importance {group.importance:.3f}, rank {group.rank}")
         branch.add(_text(_some(group.tasks)))
@@ -85,7 +86,7 @@ def status(store: Store) -> Tree:
     if state.evaluations:
         last = state.evaluations[-1]
         since = len(state.tasks) - last.learned
-        later = f", {since} tasks ago" if since else ""
+        later = f", {count(since, 'task')} ago" if since else ""
         branch = tree.add(f"last evaluation ({last.time}{later}): {_percent(last.overall)}")
         for name, score in last.tasks.items():
             branch.add(_text(f"{name}: {_percent(score)}"))
@@ -105,7 +106,7 @@ def _disk(tree: Tree, sizes: Sizes, earlier: int) -> None:
     now.add(f"classifier rows: {decimal(sizes.rows)}, grows with the classes")
     if sizes.head:
         now.add(f"statistics of the head: {decimal(sizes.head)}, grows with the classes")
-    branch.add(f"{earlier} earlier states for undo: {decimal(sizes.earlier)}")
+    branch.add(f"{count(earlier, 'earlier state')} for undo: {decimal(sizes.earlier)}")
     if sizes.unfinished:
         branch.add(f"an unfinished learn: {decimal(sizes.unfinished)}")
 
@@ -176,7 +177,8 @@ def write_answers(answers: Iterable[Answer], form: Literal["csv", "jsonl"], file
             pairs = zip(answer.labels, answer.probabilities, strict=True)
             writer.writerows([answer.input, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(pairs, 1))
         else:
-            file.write(json.dumps(plain(answer), ensure_ascii=False) + "\n")
+            rounded = replace(answer, probabilities=[round(p, 6) for p in answer.probabilities])
+            file.write(json.dumps(plain(rounded), ensure_ascii=False) + "\n")
 
 
 def predictions(answers: Iterable[Answer]) -> Table:
@@ -220,4 +222,4 @@ def _accuracy(score: Score) -> str:
 
 
 def _percent(score: Score) -> str:
-    return f"{_accuracy(score)} of {score.samples} samples"
+    return f"{_accuracy(score)} of {count(score.samples, 'sample')}"

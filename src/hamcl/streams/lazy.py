@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, overload
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hamcl.errors import DataError
 from hamcl.streams.base import Selected
@@ -83,6 +83,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
             if upright.mode.startswith("I"):  # 16-bit grey: convert() alone would clip it to white
                 upright = upright.point(lambda value: value / 256).convert("L")
             return upright.convert("RGB")
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
     except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
         raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error
 
