@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from hamcl.nn._torchvision import ensure_torchvision
+
 torch.set_num_threads(1)
+# Also where the tests are only handed out: that process imports PEFT to read a warning of PEFT's own kind.
+ensure_torchvision()
 
 
 @pytest.fixture(scope="session")
