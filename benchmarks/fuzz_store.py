@@ -97,10 +97,11 @@ def exchange(victim: Victim) -> None:
 
 def overwrite(victim: Victim) -> None:
     path = victim.any_file()
-    data = bytearray(path.read_bytes())
-    start = victim.draw.randrange(len(data))
-    size = victim.draw.randrange(1, 200)
-    data[start : start + size] = victim.draw.randbytes(size) if victim.draw.random() < 0.5 else bytes(size)
+    good = path.read_bytes()
+    data = bytearray(good)
+    while data == good:  # zeros may be zeros already
+        start, size = victim.draw.randrange(len(data)), victim.draw.randrange(1, 200)
+        data[start : start + size] = victim.draw.randbytes(size) if victim.draw.random() < 0.5 else bytes(size)
     path.write_bytes(data)
 
 

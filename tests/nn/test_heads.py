@@ -469,3 +469,12 @@ def test_a_class_of_two_tasks_counts_to_the_last():
     scores = within_task(logits, [[0, 1, 2], [2, 3], [3]])
     torch.testing.assert_close(scores[:, :2], logits[:, :2].log_softmax(1))
     torch.testing.assert_close(scores[:, 2:], torch.zeros(5, 2))
+
+
+def test_a_damaged_gram_matrix_is_one_sentence():
+    head = build_head("ridge", [4], projection=8)
+    head.add_classes(2)
+    head.update(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), torch.arange(20) % 2)
+    head.load_state_dict({**head.state_dict(), "gram": torch.full((8, 8), -1.0)})
+    with pytest.raises(DataError, match="Gram matrix is damaged: it is not positive definite"):
+        head.linear()

@@ -205,7 +205,10 @@ class LDA(_Moments):
         scale = torch.maximum(covariance.diagonal().mean(), floor).clamp_min(1e-300)
         shrunk = (1 - self.shrinkage) * covariance
         shrunk.diagonal().add_(self.shrinkage * scale + 1e-6 * scale)
-        weight = torch.linalg.solve(shrunk, self.means.T).T
+        try:
+            weight = torch.linalg.solve(shrunk, self.means.T).T
+        except torch.linalg.LinAlgError as error:
+            raise DataError("the lda head's scatter is damaged: it has no inverse") from error
         return Linear(weight, -0.5 * (weight * self.means).sum(1))
 
 
@@ -286,10 +289,18 @@ class Ridge(Head):
         return int((self.mistakes == self.mistakes.min()).nonzero().max())
 
     def _weights(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Solve for the weights, shape (projected features, classes)."""
+        """Solve for the weights, shape (projected features, classes).
+
+        Raises:
+            DataError: the Gram matrix is none: it has a negative eigenvalue, or numbers that are not finite.
+        """
         penalised = self.gram.to(dtype, copy=True)
         penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-12))
-        return torch.cholesky_solve(self.targets.to(dtype), torch.linalg.cholesky(penalised)).to(self.targets)
+        try:
+            factor = torch.linalg.cholesky(penalised)
+        except torch.linalg.LinAlgError as error:
+            raise DataError("the ridge head's Gram matrix is damaged: it is not positive definite") from error
+        return torch.cholesky_solve(self.targets.to(dtype), factor).to(self.targets)
 
     def _solve(self) -> Linear:
         weight = self.scale * self._weights(self.penalty, torch.float64).T

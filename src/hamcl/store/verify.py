@@ -43,6 +43,8 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
             if unfinished.read(root) == position:  # else it went on in the meantime
                 raise
         lines.append(f"unfinished learn of task {position.identity.task!r}, saved {position.saved}")
+    if learner.classes:
+        learner.head.linear()
     lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
     if left := folder.leftovers(position):
         lines.append(f"{len(left)} leftover files, which the next command cleans")
