@@ -69,7 +69,7 @@ def setting(toy, bert_folder):
         ]
         model.load_groups(layers, [1.0] * groups)
         model.start_task()
-        rows = build_head("linear", backbone.width)
+        rows = build_head("linear", backbone.blocks)
         rows.add_classes(3)
         samples = toy.task("a", ["red", "green", "blue"], 6, modality).train
         return Setting(model, rows.trainable(torch.arange(3), generator(0, "rows")), samples)
