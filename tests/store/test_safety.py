@@ -117,6 +117,14 @@ def test_tensors_are_not_read_before_their_shapes_fit_the_model(copied, quick, m
         copied.model()
 
 
+@pytest.mark.parametrize("change", [{"spec": "x" * 10_000}, {"layers": ["x" * 9] * 1000}])
+def test_long_names_do_not_make_long_sentences(copied, change):
+    forge(copied, lambda m: m["backbone"].update(change))
+    with pytest.raises(DataError, match="cannot be used with its backbone") as caught:
+        copied.model()
+    assert len(str(caught.value)) < 800
+
+
 def test_a_pattern_that_takes_for_ever_is_never_matched(copied, quick, week):
     expected = copied.model().logits(week(0).test)
     forge(copied, lambda m: m["config"].update(targets="(a|b|[a-z0-9.])*" * 20 + "!"))

@@ -340,7 +340,9 @@ class Store:
             if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
                 raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
         except UsageError as error:
-            raise DataError(f"{self.path} cannot be used with its backbone: {error}") from error
+            # A stranger's manifest may hold long names.
+            why = str(error) if len(str(error)) <= 400 else f"{str(error)[:400]} ..."
+            raise DataError(f"{self.path} cannot be used with its backbone: {why}") from error
         snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)
         return learner
 
