@@ -339,8 +339,8 @@ class Store:
             learner.config = options
             if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
                 raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
-        except UsageError as error:
-            # A stranger's manifest may hold long names.
+        except (UsageError, OSError) as error:
+            # A stranger's manifest may hold long names, too long for the file system even.
             why = str(error) if len(str(error)) <= 400 else f"{str(error)[:400]} ..."
             raise DataError(f"{self.path} cannot be used with its backbone: {why}") from error
         snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)
