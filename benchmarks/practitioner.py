@@ -82,7 +82,8 @@ def run(command: str) -> tuple[int, str]:
         written.append(os.read(terminal, 4096))
         return written[-1]
 
-    status = pty.spawn(["bash", "-c", command], read)
+    # A command that writes nothing may outlive its terminal by a moment, which must not hang it up.
+    status = pty.spawn(["bash", "-c", f"trap '' HUP; {command}"], read)
     return os.waitstatus_to_exitcode(status), b"".join(written).decode()
 
 
