@@ -53,7 +53,7 @@ class Sizes:
         "minilm",
         {"tasks": 20, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
         {"max_length": 32},
-        {"epochs": 2},
+        {"epochs": 2, "projection": 2048},
     )
     methods: Sequence[str] = ("ham", "seq-lora", "frozen", "joint")
 
