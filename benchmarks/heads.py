@@ -1,14 +1,17 @@
 """Many heads on the features of one HAM run: what each reads out of them, and what fresh statistics would.
 
 One model is trained; every head is fed the same features task by task, as it would be in a learner of its own. The
-rows "oracle" take their statistics from all training data with the final model, which continual learning may not:
-they show what the features hold.
+rows "oracle" take their statistics from all training data with the model of the moment, which continual learning may
+not: they show what the features hold. The rows "memory" keep a few samples of every class to see how the features
+move, which `hamcl` does not offer.
 
-    python benchmarks/heads.py --stream icd10 --backbone minilm --tasks 10 --classes-per-task 8 --out heads.json
+    python benchmarks/heads.py --stream icd10 --backbone minilm --tasks 20 --classes-per-task 8 --out heads.json
 """
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,108 +19,233 @@ from torch import Tensor
 
 from hamcl.config import HAMConfig
 from hamcl.learner import HAM
-from hamcl.nn.backbones import load_backbone
+from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.heads import Drift, Head, build_head, within_task
-from hamcl.streams import Samples, load_stream
+from hamcl.streams import Samples, Stream, Task, load_stream
 
 FEATURES = ("frozen", "adapted", "both")
+KINDS = ("ncm", "lda", "ridge", "stack")
+ANSWERS = ("none", "map", "low-rank map", "noise", "both")
+MEMORY = (1, 5)
+
+
+@dataclass
+class Candidate:
+    """One head and what it does about drift.
+
+    Attributes:
+        answer: "none", "map" and "noise" as in `HAMConfig.drift`; "low-rank map", the same map, its change cut to rank
+            `RANK`; "both", the map and then what it leaves unexplained as noise.
+        memory: samples of each earlier class whose moves are seen besides those of the task.
+    """
+
+    RANK = 16
+
+    head: Head
+    features: str
+    answer: str = "none"
+    memory: int = 0
+
+    def follow(self, old: Tensor, new: Tensor) -> None:
+        if self.answer == "none":
+            return
+        if self.answer == "noise":
+            self.head.blur(old, new)
+            return
+        drift = Drift.fit(old, new)
+        if self.answer == "low-rank map":
+            eye = torch.eye(len(drift.matrix), dtype=drift.matrix.dtype)
+            u, s, v = torch.linalg.svd(drift.matrix - eye)
+            matrix = eye + u[:, : self.RANK] * s[: self.RANK] @ v[: self.RANK]
+            drift = Drift(matrix, new.double().mean(0) - old.double().mean(0) @ matrix)
+        self.head.move(drift)
+        if self.answer == "both":
+            self.head.blur(drift(old.double()).float(), new)
+
+
+@dataclass
+class Memory:
+    """The first samples of every class learned so far."""
+
+    inputs: list[object] = field(default_factory=list)
+    columns: list[int] = field(default_factory=list)
+
+    def add(self, samples: Samples, columns: Tensor, per_class: int) -> None:
+        for column in columns.unique().tolist():
+            kept = (columns == column).nonzero().flatten()[:per_class].tolist()
+            self.inputs += [samples.inputs[i] for i in kept]
+            self.columns += [column] * len(kept)
+
+    def samples(self) -> Samples:
+        return Samples(self.inputs, self.columns)
 
 
 class ManyHeads(HAM):
-    """HAM whose every task also updates a table of further heads: (kind, features, drift map) -> head."""
+    """HAM whose every task also updates a table of further heads.
 
-    def __init__(self, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self.heads: dict[tuple[str, str, bool], Head] = {}
-        for kind in ("ncm", "lda", "ridge"):
-            for features in FEATURES:
-                for drift in (False, True):
-                    if not drift or (features != "frozen" and kind != "ridge"):
-                        self.heads[kind, features, drift] = self.fresh(kind, features)
+    Args:
+        kinds, features, answers: what is combined.
+        memory: samples kept of every class, one row each; only where `answers` are asked for.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: HAMConfig,
+        *,
+        kinds: Sequence[str] = KINDS,
+        features: Sequence[str] = FEATURES,
+        answers: Sequence[str] = ANSWERS,
+        memory: Sequence[int] = (),
+    ) -> None:
+        super().__init__(backbone, config)
+        self.kinds, self.read_from = kinds, features
+        self.memories = {size: Memory() for size in memory}
+        self.heads: dict[str, Candidate] = {}
+        for kind in kinds:
+            for features in self.read_from:
+                for answer in answers if features != "frozen" else ("none",):
+                    head = self.fresh(kind, features)
+                    needs = {"both": {"map", "noise"}, "low-rank map": {"map"}, "none": set()}.get(answer, {answer})
+                    if needs <= head.follows:
+                        title = f"{kind}, {features}" + ("" if features == "frozen" else f", drift {answer}")
+                        self.heads[title] = Candidate(head, features, answer)
+        for size in memory:
+            for kind, answer in (("lda", "map"), ("ridge", "noise"), ("stack", "noise")):
+                if kind not in kinds or answer not in answers:
+                    continue
+                title = f"{kind}, adapted, drift {answer}, memory {size}"
+                self.heads[title] = Candidate(self.fresh(kind, "adapted"), "adapted", answer, size)
 
     def fresh(self, kind: str, features: str) -> Head:
-        width = self.backbone.width * (2 if features == "both" else 1)
-        return build_head(kind, width, projection=self.config.projection, shrinkage=self.config.shrinkage)
+        blocks = self.backbone.blocks * (2 if features == "both" else 1)
+        return build_head(kind, blocks, projection=self.config.projection, shrinkage=self.config.shrinkage)
 
     def part(self, x: Tensor, features: str) -> Tensor:
         width = self.backbone.width
         return {"frozen": x[:, :width], "adapted": x[:, width:], "both": x}[features]
 
+    def learn(self, task: Task, *args: object) -> object:  # type: ignore[override]
+        before = {size: self.read(memory.samples()) for size, memory in self.memories.items() if memory.inputs}
+        self._before = before
+        report = super().learn(task, *args)  # type: ignore[arg-type]
+        columns = torch.tensor(self.tasks[-1])[torch.tensor(list(task.train.labels))]
+        for size, memory in self.memories.items():
+            memory.add(task.train, columns, size)
+        return report
+
+    def read(self, samples: Samples) -> Tensor:
+        """Frozen and adapted features side by side."""
+        return self._extract(self._features, samples)
+
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
         super()._update_head(old, new, labels)
-        fresh = int(labels.max()) + 1 - len(self.classes)
-        for (_, features, drift), head in self.heads.items():
-            head.add_classes(max(0, fresh))
-            if drift and old is not None:
-                head.move(Drift.fit(self.part(old, features), self.part(new, features)))
-            head.update(self.part(new, features), labels)
+        fresh = max(0, int(labels.max()) + 1 - len(self.classes))
+        after = {size: self.read(self.memories[size].samples()) for size in self._before}
+        for candidate in self.heads.values():
+            candidate.head.add_classes(fresh)
+            if old is not None:
+                x, y = old, new
+                if candidate.memory:
+                    # The current classes are no better informed about the moves of the earlier ones than these are.
+                    x, y = self._before[candidate.memory], after[candidate.memory]
+                candidate.follow(self.part(x, candidate.features), self.part(y, candidate.features))
+            candidate.head.update(self.part(new, candidate.features), labels)
+
+    def table(self, stream: Stream) -> dict[str, float]:
+        """Accuracies in percent over all classes learned so far, by row."""
+        learned = list(stream)[: len(self.tasks)]
+
+        def gather(split: str) -> tuple[Tensor, Tensor]:
+            parts: list[Samples] = [getattr(task, split) for task in learned]
+            labels = [self.classes.index(t.classes[y]) for t, p in zip(learned, parts, strict=True) for y in p.labels]
+            return torch.cat([self.read(part) for part in parts]), torch.tensor(labels)
+
+        (train, train_labels), (test, labels) = gather("train"), gather("test")
+        owner = {column: i for i, columns in enumerate(self.tasks) for column in columns}
+        foreign = torch.tensor([[owner[c] != owner[int(y)] for c in range(len(self.classes))] for y in labels])
+
+        def accuracy(scores: Tensor) -> float:
+            return round(100 * (scores.argmax(1) == labels).double().mean().item(), 2)
+
+        rows = self.rows.logits(self.part(test, "adapted"))
+        table = {"linear": accuracy(rows), "linear, told the task": accuracy(rows.masked_fill(foreign, -torch.inf))}
+        for name, candidate in self.heads.items():
+            scores = candidate.head.logits(self.part(test, candidate.features))
+            table[name] = accuracy(scores)
+            if (candidate.features, candidate.answer) == ("adapted", "noise") and not candidate.memory:
+                log = scores.log_softmax(1) if "lda" not in name else scores
+                table[name + ", + within-task scores"] = accuracy(log + within_task(rows, self.tasks))
+        for kind in self.kinds:
+            for features in self.read_from:
+                head = self.fresh(kind, features)
+                head.add_classes(len(self.classes))
+                head.update(self.part(train, features), train_labels)
+                table[f"oracle {kind}, {features}"] = accuracy(head.logits(self.part(test, features)))
+        return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stream", default="icd10")
     parser.add_argument("--data-dir")
+    parser.add_argument("--train-shards", type=int)
     parser.add_argument("--backbone", default="minilm")
     parser.add_argument("--image-size", type=int)
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--classes-per-task", type=int, default=8)
     parser.add_argument("--train-per-class", type=int)
+    parser.add_argument("--test-per-class", type=int)
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--at", type=int, nargs="*", default=[5, 10, 20, 40], help="tasks after which to look")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--features", nargs="*", choices=FEATURES, default=list(FEATURES))
+    parser.add_argument("--answers", nargs="*", choices=ANSWERS, default=list(ANSWERS))
+    parser.add_argument("--memory", type=int, nargs="*", default=list(MEMORY), help="samples kept of each class")
     parser.add_argument("--config", type=json.loads, default={}, help="HAMConfig options as JSON")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
+    options = {} if args.train_shards is None else {"train_shards": args.train_shards}
     stream = load_stream(
         args.stream,
         tasks=args.tasks,
         classes_per_task=args.classes_per_task,
         train_per_class=args.train_per_class,
+        test_per_class=args.test_per_class,
         seed=args.seed,
         data_dir=args.data_dir,
+        **options,
     )
-    options = {**args.config, "seed": args.seed, "head": "lda", "head_features": "both", "drift_map": True}
-    model = ManyHeads(load_backbone(args.backbone, image_size=args.image_size), HAMConfig.from_dict(options))
-    for task in stream:
+    # A head that follows drift makes the learner read the features from before each task.
+    config = {**args.config, "seed": args.seed, "head": "ridge", "head_features": "both", "drift": "noise"}
+    backbone = load_backbone(args.backbone, image_size=args.image_size)
+    model = ManyHeads(
+        backbone,
+        HAMConfig.from_dict(config),
+        kinds=args.kinds,
+        features=args.features,
+        answers=args.answers,
+        memory=args.memory,
+    )
+    tables: dict[int, dict[str, float]] = {}
+    for count, task in enumerate(stream, 1):
         report = model.learn(task)
-        print(f"{task.name}: loss {report.losses[-1]:.3f}, {report.seconds:.0f} s", flush=True)
-
-    def gather(split: str) -> tuple[Tensor, Tensor]:
-        parts: list[Samples] = [getattr(task, split) for task in stream]
-        labels = [model.classes.index(t.classes[y]) for t, p in zip(stream, parts, strict=True) for y in p.labels]
-        return torch.cat([model._extract(model._features, part) for part in parts]), torch.tensor(labels)
-
-    (train, train_labels), (test, labels) = gather("train"), gather("test")
-    owner = {column: i for i, columns in enumerate(model.tasks) for column in columns}
-    foreign = torch.tensor([[owner[c] != owner[int(y)] for c in range(len(model.classes))] for y in labels])
-
-    def accuracy(scores: Tensor) -> float:
-        return round(100 * (scores.argmax(1) == labels).double().mean().item(), 2)
-
-    rows = model.rows.logits(model.part(test, "adapted"))
-    table = {"linear": accuracy(rows), "linear, told the task": accuracy(rows.masked_fill(foreign, -torch.inf))}
-    for (kind, features, drift), head in model.heads.items():
-        name = f"{kind}, {features}" + (", drift map" if drift else "")
-        scores = head.logits(model.part(test, features))
-        table[name] = accuracy(scores)
-        if kind == "lda":
-            table[name + ", + within-task scores"] = accuracy(scores + within_task(rows, model.tasks))
-    for kind in ("lda", "ridge"):
-        for features in FEATURES:
-            head = model.fresh(kind, features)
-            head.add_classes(len(model.classes))
-            head.update(model.part(train, features), train_labels)
-            table[f"oracle {kind}, {features}"] = accuracy(head.logits(model.part(test, features)))
-    for name, value in table.items():
-        print(f"{name:45} {value:6.2f} %")
-    if args.out:
-        record = {
-            "arguments": {**vars(args), "out": str(args.out)},
-            "config": model.config.to_dict(),
-            "accuracy": table,
-        }
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+        print(f"{task.name}: {report.seconds:.0f} s", flush=True)  # type: ignore[attr-defined]
+        if count in args.at or count == args.tasks:
+            tables[count] = model.table(stream)
+            if args.out:
+                record = {
+                    "arguments": {**vars(args), "out": str(args.out)},
+                    "config": model.config.to_dict(),
+                    "accuracy": tables,
+                }
+                args.out.write_text(json.dumps(record, indent=2) + "\n")
+    print("after tasks".ljust(50), *(f"{count:>6}" for count in tables))
+    for name in tables[max(tables)]:
+        print(name.ljust(50), *(f"{table[name]:6.1f}" for table in tables.values()))
 
 
 if __name__ == "__main__":

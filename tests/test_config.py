@@ -43,7 +43,8 @@ WRONG = {
     "head": ("mlp",),
     "head_features": ("none",),
     "on_bad_sample": ("ignore",),
-    "drift_map": (1, "yes"),
+    "distill_growth": (1, "yes"),
+    "drift": (True, "follow"),
     "compile": (0,),
     "device": (0,),
     "seed": (1.0, True),
@@ -104,7 +105,7 @@ def test_options_cannot_change_after_the_check():
 
 @pytest.mark.parametrize("lr", [1e-3, 1e-5, 3e-10, 1e20])
 def test_a_saved_config_reads_back_equal(tmp_path, lr):
-    config = HAMConfig(lr=lr, targets=r"blocks\.\d+\.(qkv|fc1)", max_groups=None, drift_map=False, seed=7)
+    config = HAMConfig(lr=lr, targets=r"blocks\.\d+\.(qkv|fc1)", max_groups=None, drift="none", seed=7)
     config.save(tmp_path / "config.json")
     assert json.loads((tmp_path / "config.json").read_text()) == config.to_dict()
     assert HAMConfig.from_file(tmp_path / "config.json") == config

@@ -158,7 +158,7 @@ def test_what_the_head_needs_is_said(toy, tmp_path):
     lora(toy.vit().module, tmp_path)
     empty = Task("theirs", ("c", "d"), Samples())
     for head, message in [
-        ("ridge", "head 'ridge' takes its statistics from samples: give training samples of each class of 'theirs'"),
+        ("ridge", "the head takes its statistics from samples: give training samples of each class of 'theirs'"),
         ("linear", "the adapter saved no classifier instead of one linear layer of 2 classes on 32 features"),
         ("cosine", "head 'cosine' compares directions"),
     ]:

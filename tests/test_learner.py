@@ -151,7 +151,7 @@ def test_the_size_does_not_depend_on_the_number_of_tasks(build, tasks, head):
         shapes[i] = {name: value.shape for name, value in tensors.items()}, learner.parameter_counts()
     assert shapes[6] == shapes[10]
     assert learner.classes == NAMES
-    statistics = {"lda": 32 * 32 + 12 * 33, "ridge": 32 * 40 + 40 * 40 + 40 * 12 + 4 + 4 * 7, "linear": 0}
+    statistics = {"lda": 32 * 32 + 12 * 33, "ridge": 32 * 40 + 40 * 40 + 40 * 12 + 1 + 4 + 4 * 7, "linear": 0}
     groups = sum(2 * 3 * sum(layer.shape) for layer in learner.model.layers.values())
     assert shapes[10][1]["stored"] == 12 * 33 + groups + statistics[head]
 
@@ -186,7 +186,7 @@ def test_stored_statistics_move_with_the_features(build, tasks):
     first, second = tasks(2, each=8)
     means = {}
     for follow in (False, True):
-        learner = build(head="lda", drift_map=follow, distill=0.0, epochs=3)
+        learner = build(head="lda", drift="map" if follow else "none", distill=0.0, epochs=3)
         learner.learn(first)
         stored = learner.head.state_dict()["means"].clone()
         learner.learn(second)
@@ -195,6 +195,17 @@ def test_stored_statistics_move_with_the_features(build, tasks):
     assert torch.equal(means[False], stored), "the first task is the same"
     truth = torch.stack([x[y == c].double().mean(0) for c in (0, 1)])
     assert (means[True] - truth).norm() < 0.9 * (stored - truth).norm()
+
+
+def test_distillation_grows_with_the_classes_seen(build, tasks):
+    first, second, again = tasks(7)[:3]
+    grown = build(distill=5.0, distill_growth=True)
+    constant = build(distill=5.0, distill_growth=False)
+    for task, factor in ((first, 1), (second, 2), (again, 3), (first, 3)):
+        constant.config = replace(constant.config, distill=5.0 * factor)
+        assert grown.learn(task).losses == constant.learn(task).losses
+    constant.config = replace(constant.config, distill=5.0)
+    assert grown.learn(second).losses != constant.learn(second).losses
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -428,7 +439,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"head": "lda", "head_features": "both"},
     {"head_features": "frozen"},
     {"head_features": "both"},
-    {"head": "lda", "shrinkage": 1.0, "drift_map": False},
+    {"head": "lda", "shrinkage": 1.0, "drift": "none"},
     {"max_groups": None, "merge_rank": None},
     {"precision": "bf16"},
     {"targets": "fc1", "distill": 0.0, "warmup": 0.0, "clip_norm": 0.0},

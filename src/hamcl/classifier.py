@@ -2,7 +2,9 @@
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Drift, Head, Rows, TaskRows, build_head, within_task
 from hamcl.rng import generator, scoped
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Modality, Samples, Task
 from hamcl.training import Batch, Fit, Model, Progress, fit
 
 Change = Callable[[Samples, list[int], int, Tensor | None, TaskReport], None]
@@ -49,8 +51,11 @@ class Classifier(Method):
         checkpoint: keeps the position of the training in `learn`; None, as at first, keeps none.
     """
 
-    heads: Sequence[str] = ("linear", "cosine", "ncm", "lda", "ridge", "stack")
+    heads: Sequence[str] = ("auto", "linear", "cosine", "ncm", "lda", "ridge", "stack")
     """What the option `head` may be."""
+
+    AUTO: Mapping[Modality, str] = MappingProxyType({"image": "stack", "text": "ridge"})
+    """The head "auto" by what the backbone reads: the depths of an image network differ far more in worth."""
 
     def __init__(self, backbone: Backbone, config: HAMConfig, model: Model) -> None:
         super().__init__(backbone, config)
@@ -67,7 +72,7 @@ class Classifier(Method):
         self.head: Head = self.rows
         if config.head not in ("linear", "cosine"):
             self.head = build_head(
-                config.head,
+                self.AUTO[backbone.modality] if config.head == "auto" else config.head,
                 backbone.blocks * (2 if config.head_features == "both" else 1),
                 shrinkage=config.shrinkage,
                 projection=config.projection,
@@ -113,7 +118,7 @@ class Classifier(Method):
             head.add_classes(len(classes) - len(self.classes))
 
         with report.timed("features before"):
-            follow = index > 0 and self.config.drift_map and self.head.follows_drift
+            follow = index > 0 and self.config.drift in self.head.follows
             old = self._statistics(samples, index) if follow else None
         change(samples, columns, index, old, report)
         with report.timed("head"):
@@ -147,12 +152,17 @@ class Classifier(Method):
         anchors: Tensor | None,
         progress: Progress | None,
     ) -> Fit:
+        config = self.config
+        if config.distill_growth:
+            # What a move of the features costs grows with the classes seen before, what it gains does not.
+            seen = len({*self.classes, *task.classes})
+            config = replace(config, distill=config.distill * seen / len(task.classes))
         return fit(
             self.model,
             rows,
             samples,
             self.backbone.preprocess,
-            self.config,
+            config,
             self.device,
             task=task.name,
             index=index,
@@ -163,9 +173,11 @@ class Classifier(Method):
         )
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
-        """Carry the statistics along with the features, then add the task's samples."""
-        if old is not None:
+        """Tell the statistics how the features moved, then add the task's samples."""
+        if old is not None and self.config.drift == "map":
             self.head.move(Drift.fit(old, new))
+        elif old is not None:
+            self.head.blur(old, new)
         self.head.update(new, labels)
 
     @abstractmethod

@@ -28,8 +28,10 @@ PAPER: dict[str, Any] = {
     "warmup": 0.0,
     "weight_decay": 0.0,
     "distill": 0.0,
+    "depths": "last",
     "head": "linear",
-    "drift_map": False,
+    "distill_growth": False,
+    "drift": "none",
 }
 PER_TASK = (
     "epochs",
@@ -42,6 +44,7 @@ PER_TASK = (
     "warmup",
     "clip_norm",
     "distill",
+    "distill_growth",
     "views",
     "precision",
     "compile",
@@ -92,16 +95,19 @@ class HAMConfig:
     warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
     clip_norm: float = option(1.0, "Largest norm of the gradient; 0 turns clipping off.")
     distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
+    distill_growth: bool = option(
+        True, "Multiply distill by the classes seen, the task's own included, over the task's own."
+    )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     compile: bool = option(False, "Compile the backbone with torch.compile.")
     depths: Literal["last", "all"] = option(
-        "last", "Features from the last layer, or from several depths of the backbone side by side."
+        "all", "Features from the last layer, or from several depths of the backbone side by side."
     )
-    head: Literal["linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
-        "ridge", "Classifier over all seen classes."
+    head: Literal["auto", "linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
+        "auto", "Classifier over all seen classes; auto: stack for images, ridge for texts."
     )
     head_features: Literal["adapted", "frozen", "both"] = option(
         "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
@@ -109,7 +115,10 @@ class HAMConfig:
     shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda and stack.")
     projection: int = option(4096, "Width of the random projection of ridge and stack; 0 turns it off.")
     views: int = option(1, "Passes over the training samples for the statistics; those after the first augmented.")
-    drift_map: bool = option(True, "Carry stored statistics along with a linear map of the features' drift.")
+    drift: Literal["none", "map", "noise"] = option(
+        "noise",
+        "What stored statistics do when the features drift: nothing, follow a linear map, or count it as noise.",
+    )
     task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")
     on_bad_sample: Literal["error", "skip"] = option("error", "What to do with a single unreadable sample.")
 

@@ -123,8 +123,7 @@ class HAM(Classifier):
         foreign = read_foreign(folder, self.backbone)
         if self.head is not self.rows and not len(task.train):
             raise UsageError(
-                f"head {self.config.head!r} takes its statistics from samples: give training samples of each class of "
-                f"{task.name!r}"
+                f"the head takes its statistics from samples: give training samples of each class of {task.name!r}"
             )
         rows = None
         if self.head is self.rows or self.config.task_scores > 0:

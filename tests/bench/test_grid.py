@@ -54,7 +54,7 @@ def test_a_grid_is_all_combinations(grid):
     ]
     cell = cells[-1]
     config = cell.config.to_dict()
-    asked = {"adapt": 1, "head": "ncm", "rank": 2, "epochs": 1, "lr": 0.01, "seed": 4, "drift_map": False}
+    asked = {"adapt": 1, "head": "ncm", "rank": 2, "epochs": 1, "lr": 0.01, "seed": 4, "drift": "none"}
     assert asked.items() <= config.items()
     assert (cell.method, cell.cut, cell.read["max_length"]) == ("ranpac", {"data_dir": "texts", "tasks": 2}, 8)
     assert names(shard(cells, "1/2")) + names(shard(cells, "2/2")) == names(cells[::2] + cells[1::2])

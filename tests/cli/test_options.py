@@ -62,11 +62,11 @@ def test_the_help_lists_every_field_with_its_text_and_every_method(monkeypatch):
 
 
 def test_values_are_parsed_by_the_type_of_their_field(parse):
-    result, seen = parse("--rank", "4", "--lr", "1e-4", "--no-drift-map", "--compile", "--merge", "ties")
+    result, seen = parse("--rank", "4", "--lr", "1e-4", "--no-distill-growth", "--compile", "--merge", "ties")
     assert result.exit_code == 0, result.output
     given = {name: value for name, value in seen.items() if value is not None}
-    assert given == {"rank": 4, "lr": 1e-4, "drift_map": False, "compile": True, "merge": "ties"}
-    assert build_config(given) == HAMConfig(rank=4, lr=1e-4, drift_map=False, compile=True, merge="ties")
+    assert given == {"rank": 4, "lr": 1e-4, "distill_growth": False, "compile": True, "merge": "ties"}
+    assert build_config(given) == HAMConfig(rank=4, lr=1e-4, distill_growth=False, compile=True, merge="ties")
 
 
 def test_none_is_a_value_of_its_own(parse):
@@ -83,7 +83,7 @@ def test_none_is_a_value_of_its_own(parse):
         (("--rank", "four"), "--rank"),
         (("--merge", "tie"), "ties"),
         (("--max-groups", "many"), "neither of type int nor none"),
-        (("--drift-map", "yes"), "yes"),
+        (("--distill-growth", "yes"), "yes"),
         (("--no-such-option", "1"), "--no-such-option"),
     ],
 )

@@ -323,16 +323,63 @@ def test_moved_statistics_are_those_of_the_moved_features(kind):
     close(head, learned(kind, moved, y))
     torch.testing.assert_close(head.logits(moved), learned(kind, moved, y).logits(moved), rtol=1e-4, atol=1e-4)
     assert not torch.allclose(head.logits(x), before)
-    assert head.follows_drift
+    assert "map" in head.follows
 
 
-def test_ridge_and_rows_do_not_follow_a_drift():
+@pytest.mark.parametrize("kind", ["linear", "cosine", "ncm", "lda", "ridge", "stack"])
+def test_a_head_changes_with_the_drift_it_says_it_follows_and_no_other(kind):
     x, y = data()
-    for head in (learned("ridge", x, y), learned("linear", x, y)):
+    for answer in ("map", "noise"):
+        head = learned(kind, x, y)
         before = {name: value.clone() for name, value in head.state_dict().items()}
-        head.move(Drift(*affine()))
-        assert not head.follows_drift
-        assert all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+        if answer == "map":
+            head.move(Drift(*affine()))
+        else:
+            head.blur(x, x + torch.randn_like(x))
+        same = all(torch.equal(value, before[name]) for name, value in head.state_dict().items())
+        assert same == (answer not in head.follows)
+
+
+@pytest.mark.parametrize("kind", ["ncm", "lda", "ridge", "stack"])
+def test_no_move_is_no_noise(kind):
+    x, y = data()
+    head = learned(kind, x, y)
+    before = head.logits(x)
+    head.blur(x[:5], x[:5])
+    torch.testing.assert_close(head.logits(x), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["lda", "ridge"])
+def test_noise_is_what_samples_with_moves_of_random_sign_would_add(kind):
+    # Every sample twice, moved there and back, has the same means and the second moment of the moves on top.
+    x, y = data()
+    moves = torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(4)).expand(len(x), -1)
+    head, twice = build_head(kind, [WIDTH], projection=0), build_head(kind, [WIDTH], projection=0)
+    head.add_classes(CLASSES)
+    twice.add_classes(CLASSES)
+    add = {"lda": lambda h, *s: h.update(*s), "ridge": lambda h, *s: h.add(*s)}[kind]
+    add(head, x.repeat(2, 1), y.repeat(2))
+    add(twice, torch.cat([x + moves, x - moves]), y.repeat(2))
+    head.blur(x[:3], x[:3] + moves[:3])
+    name = {"lda": "scatter", "ridge": "gram"}[kind]
+    torch.testing.assert_close(head.state_dict()[name], twice.state_dict()[name], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["lda", "ridge", "stack"])
+def test_a_direction_that_moves_loses_its_weight(kind):
+    # The classes differ along two directions alike; noise along the first leaves only the second to tell them apart.
+    random = torch.Generator().manual_seed(0)
+    y = torch.arange(2).repeat(100)
+    x = 0.3 * torch.randn(200, 4, generator=random)
+    x[:, :2] += torch.where(y[:, None] == 0, 1.0, -1.0)
+    head = build_head(kind, [4], projection=0)
+    head.add_classes(2)
+    head.update(x, y)
+    moved = x[:50].clone()
+    moved[:, 0] += 20 * torch.randn(50, generator=random)
+    head.blur(x[:50], moved)
+    conflicting = torch.tensor([[-0.8, 1.0, 0.0, 0.0], [0.8, -1.0, 0.0, 0.0]])
+    assert head.logits(conflicting).argmax(1).tolist() == [0, 1]
 
 
 def rows_of(kind: str) -> Rows:

@@ -106,7 +106,9 @@ class EASE(Classifier):
     instead of bottleneck adapters, and a cosine scale that is fixed.
     """
 
-    defaults = MappingProxyType({"head": "cosine", "distill": 0.0, "drift_map": False, "importance_lr": 0.0})
+    defaults = MappingProxyType(
+        {"depths": "last", "head": "cosine", "distill": 0.0, "drift": "none", "importance_lr": 0.0}
+    )
     heads = ("cosine", "linear")
     config_type = EASEConfig
     config: EASEConfig

@@ -47,7 +47,7 @@ class Frozen(Classifier):
     first-session adaptation; only the linear heads train anything.
     """
 
-    defaults = MappingProxyType({"head": "ridge", "distill": 0.0, "drift_map": False})
+    defaults = MappingProxyType({"depths": "last", "head": "ridge", "distill": 0.0, "drift": "none"})
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         # All its features are the frozen ones.

@@ -120,7 +120,7 @@ class InfLoRA(Classifier):
         used: layer -> the directions in use.
     """
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0, "importance_lr": 0.0})
+    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "importance_lr": 0.0})
     config_type = InfLoRAConfig
     config: InfLoRAConfig
     model: AdaptedBackbone

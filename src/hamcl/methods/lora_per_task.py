@@ -22,7 +22,7 @@ class LoRAPerTask(Classifier):
     arXiv 2311.03099. What is merged is pruned to `density`, and exact unless `merge_rank` says otherwise.
     """
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0, "merge_rank": None})
+    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "merge_rank": None})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

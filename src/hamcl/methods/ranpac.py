@@ -32,7 +32,9 @@ class RanPAC(SeqLoRA):
     this is `frozen` with the same head.
     """
 
-    defaults = MappingProxyType({"head": "ridge", "distill": 0.0, "drift_map": False, "importance_lr": 0.0})
+    defaults = MappingProxyType(
+        {"depths": "last", "head": "ridge", "distill": 0.0, "drift": "none", "importance_lr": 0.0}
+    )
     config_type = RanPACConfig
     config: RanPACConfig
 

@@ -27,7 +27,7 @@ class SDLoRA(Classifier):
     share one rank.
     """
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0})
+    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

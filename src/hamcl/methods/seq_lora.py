@@ -16,7 +16,7 @@ from hamcl.streams.base import Samples, Task
 class SeqLoRA(Classifier):
     """One LoRA adapter (arXiv 2106.09685), fine-tuned in sequence."""
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0})
+    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

@@ -113,7 +113,7 @@ class SLCA(SeqLoRA):
     (its follow-up, arXiv 2408.08295, shows that a slow LoRA does as well), and AdamW instead of SGD in the alignment.
     """
 
-    defaults = MappingProxyType({"head": "linear", "distill": 0.0, "drift_map": False, "lr": 1e-4})
+    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "drift": "none", "lr": 1e-4})
     heads = ("linear",)
     config_type = SLCAConfig
     config: SLCAConfig

@@ -85,8 +85,8 @@ class Head(ABC):
         width: features per sample.
     """
 
-    follows_drift = False
-    """Whether `move` does anything."""
+    follows: frozenset[str] = frozenset()
+    """Answers to a drift of the features (`HAMConfig.drift`) that do anything: "map" is `move`, "noise" is `blur`."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -107,6 +107,16 @@ class Head(ABC):
 
     def move(self, drift: Drift) -> None:  # noqa: B027 - a head without movable statistics keeps them as they are
         """Carry the statistics along with the features."""
+
+    def blur(self, before: Tensor, after: Tensor) -> None:  # noqa: B027 - as `move`
+        """Count the features' moves as noise in the statistics of all samples so far.
+
+        Nobody can know where the features of earlier samples went, but the moves of the current task's samples show
+        which directions move, and how far: they are taken for the moves of all, in an unknown direction.
+
+        Args:
+            before, after: features of the current task's samples before and after it was learned, shape (n, width).
+        """
 
     @abstractmethod
     def _solve(self) -> Linear:
@@ -148,7 +158,7 @@ class Head(ABC):
 class _Moments(Head):
     """Class counts, class means and one within-class scatter shared by all classes."""
 
-    follows_drift = True
+    follows = frozenset({"map"})
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -193,9 +203,16 @@ class LDA(_Moments):
     `covariance = (1 - s) * scatter / (N - C) + s * trace / width * I`.
     """
 
+    follows = frozenset({"map", "noise"})
+
     def __init__(self, width: int, shrinkage: float = 0.03) -> None:
         super().__init__(width)
         self.shrinkage = shrinkage
+
+    def blur(self, before: Tensor, after: Tensor) -> None:
+        moves = self._check(after) - self._check(before)
+        self.scatter += self.counts.sum() / len(moves) * (moves.T @ moves)
+        self._solved = None
 
     def _solve(self) -> Linear:
         covariance = self.scatter / (self.counts.sum() - len(self.counts)).clamp_min(1)
@@ -221,10 +238,11 @@ class Ridge(Head):
     The scores are multiplied by the one scale that gave those samples the smallest cross-entropy: regression scores
     lie between 0 and 1, and their softmax would be no probability.
 
-    Sums over projected samples cannot follow a drift of the features: `move` does nothing. A projection of width 0 is
+    Sums over projected samples cannot be mapped: `move` does nothing. A projection of width 0 is
     none: the features as they are. Sums are float32, they are the largest part of the state.
     """
 
+    follows = frozenset({"noise"})
     PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
     SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
@@ -238,6 +256,7 @@ class Ridge(Head):
         size = projection or width
         self.gram = torch.zeros(size, size)
         self.targets = torch.zeros(size, 0)
+        self.count = torch.zeros((), dtype=torch.long)
         self.mistakes = torch.zeros(len(self.PENALTIES), dtype=torch.long)
         self.losses = torch.zeros(len(self.PENALTIES), len(self.SCALES))
 
@@ -256,7 +275,13 @@ class Ridge(Head):
         """Add samples to the sums alone."""
         x = self._project(features)
         self.gram += x.T @ x
+        self.count += len(x)
         self.targets += x.T @ F.one_hot(labels, self.targets.shape[1]).float()
+        self._solved = None
+
+    def blur(self, before: Tensor, after: Tensor) -> None:
+        moves = self._project(after) - self._project(before)
+        self.gram += (self.count / len(moves)) * (moves.T @ moves)
         self._solved = None
 
     def validate(self, features: Tensor, labels: Tensor) -> Tensor:
@@ -317,10 +342,10 @@ class Stack(Head):
     over all updates counts. A quadratic penalty towards the equal weighting (each expert in units of the standard
     deviation of its logits) keeps few samples from deciding.
 
-    The sum of linear heads is a linear head, so it is exported as one. The statistics follow no drift: `move` does
-    nothing.
+    The sum of linear heads is a linear head, so it is exported as one.
     """
 
+    follows = frozenset({"noise"})
     PRIOR = 2e-3
 
     def __init__(
@@ -362,6 +387,12 @@ class Stack(Head):
             self.total += len(held) * stacking_weights(stacked, y, self.PRIOR)
             self.judged += len(held)
             self._add(x, y)
+        self._solved = None
+
+    def blur(self, before: Tensor, after: Tensor) -> None:
+        for head, old, new in zip(self.moments, self._parts(before), self._parts(after), strict=True):
+            head.blur(old, new)
+        self.ridge.blur(before, after)
         self._solved = None
 
     def _add(self, features: Tensor, labels: Tensor) -> None:
