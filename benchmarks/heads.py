@@ -150,7 +150,7 @@ class ManyHeads(HAM):
                     # The current classes are no better informed about the moves of the earlier ones than these are.
                     x, y = self._before[candidate.memory], after[candidate.memory]
                 candidate.follow(self.part(x, candidate.features), self.part(y, candidate.features))
-            candidate.head.update(self.part(new, candidate.features), labels)
+            candidate.head.update(self.part(new, candidate.features), labels, self._views)
 
     def table(self, stream: Stream) -> dict[str, float]:
         """Accuracies in percent over all classes learned so far, by row."""

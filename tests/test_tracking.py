@@ -39,7 +39,7 @@ def test_steps_and_tasks_share_one_axis(tmp_path):
     assert found["task/average_accuracy"] == [(2, 0.75), (3, 0.5)]
     assert found["task/opened"] == [(2, 1.0)]
     assert {tag for tag in found if tag.startswith("task/")} == {"task/average_accuracy", "task/opened"}
-    assert "head: ridge" in next(tmp_path.glob("tensorboard/*/hparams.yml")).read_text()
+    assert "head: auto" in next(tmp_path.glob("tensorboard/*/hparams.yml")).read_text()
 
     with Tracking("tensorboard", tmp_path, {}, fresh=True) as track:
         learn(track, [2.0])

@@ -124,7 +124,7 @@ class Classifier(Method):
         with report.timed("head"):
             if self.head is not self.rows:
                 labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]
-                self._update_head(old, self._statistics(samples, index), labels.repeat(self.config.views))
+                self._update_head(old, self._statistics(samples, index), labels.repeat(self._views))
 
         self.classes = classes
         self.tasks.append(columns)
@@ -178,7 +178,7 @@ class Classifier(Method):
             self.head.move(Drift.fit(old, new))
         elif old is not None:
             self.head.blur(old, new)
-        self.head.update(new, labels)
+        self.head.update(new, labels, self._views)
 
     @abstractmethod
     def _begin(self) -> None:
@@ -201,10 +201,15 @@ class Classifier(Method):
                 return self._frozen(batch)
         return torch.cat([self._frozen(batch), self.model(batch)], 1)
 
+    @property
+    def _views(self) -> int:
+        """Passes over a task's samples for the head; more than one only where augmentation makes them differ."""
+        return 1 if self.backbone.modality == "text" or self.augmentation == "none" else self.config.views
+
     def _statistics(self, samples: Samples, index: int) -> Tensor:
         """Features of the current task for the head: one clean pass, then augmented views, the same at every call."""
         passes = [self._extract(self._features, samples)]
-        for view in range(1, self.config.views):
+        for view in range(1, self._views):
             with scoped(self.config.seed, index, "view", view):
                 passes.append(self._extract(self._features, samples, train=True))
         return torch.cat(passes)

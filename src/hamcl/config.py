@@ -13,7 +13,10 @@ import yaml
 
 from hamcl.errors import UsageError
 
+BARE: dict[str, Any] = {"depths": "last", "views": 1, "distill": 0.0, "distill_growth": False, "drift": "none"}
+"""Without what HAM adds to its paper; where the other methods start from, too."""
 PAPER: dict[str, Any] = {
+    **BARE,
     "rank": 8,
     "lora_alpha": 32.0,
     "dropout": 0.1,
@@ -27,11 +30,7 @@ PAPER: dict[str, Any] = {
     "epochs": 10,
     "warmup": 0.0,
     "weight_decay": 0.0,
-    "distill": 0.0,
-    "depths": "last",
     "head": "linear",
-    "distill_growth": False,
-    "drift": "none",
 }
 PER_TASK = (
     "epochs",
@@ -103,8 +102,8 @@ class HAMConfig:
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
     compile: bool = option(False, "Compile the backbone with torch.compile.")
-    depths: Literal["last", "all"] = option(
-        "all", "Features from the last layer, or from several depths of the backbone side by side."
+    depths: Literal["auto", "last", "all"] = option(
+        "auto", "Features of the last layer, or of several depths side by side; auto: several for the analytic heads."
     )
     head: Literal["auto", "linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
         "auto", "Classifier over all seen classes; auto: stack for images, ridge for texts."
@@ -114,7 +113,7 @@ class HAMConfig:
     )
     shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda and stack.")
     projection: int = option(4096, "Width of the random projection of ridge and stack; 0 turns it off.")
-    views: int = option(1, "Passes over the training samples for the statistics; those after the first augmented.")
+    views: int = option(4, "Passes over the images for the statistics; those after the first augmented.")
     drift: Literal["none", "map", "noise"] = option(
         "noise",
         "What stored statistics do when the features drift: nothing, follow a linear map, or count it as noise.",

@@ -89,8 +89,12 @@ class Method(ABC):
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         self.backbone = backbone
         self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
-        if self.config.depths == "all":
-            backbone.read_depths()
+        # Rows trained with a task stay a classifier of the network's own features, as its own library would have it.
+        wanted = self.config.depths == "all" or (
+            self.config.depths == "auto" and self.config.head not in ("linear", "cosine")
+        )
+        if wanted and not backbone.read_depths() and self.config.depths == "all":
+            raise UsageError(f"backbone {backbone.spec!r} does not show the features inside it: choose depths='last'")
         self.device = resolve_device(config.device)
         self.classes: tuple[str, ...] = ()
         self.tasks: list[list[int]] = []

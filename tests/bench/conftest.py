@@ -20,7 +20,9 @@ class Centres(Method):
 
     def __init__(self, config=None, *, fail_at=None, error=KeyboardInterrupt):
         preprocess = SimpleNamespace(describe=lambda: {"kind": "numbers"})
-        backbone = SimpleNamespace(spec="numbers", fingerprint="abc", preprocess=preprocess, modality="image")
+        backbone = SimpleNamespace(
+            spec="numbers", fingerprint="abc", preprocess=preprocess, modality="image", read_depths=lambda: False
+        )
         super().__init__(backbone, config or HAMConfig(device="cpu"))
         self.centres = torch.zeros(0)
         self.fail_at, self.error = fail_at, error

@@ -161,7 +161,8 @@ def test_undo_verify_gc_and_diff(ham, life, copy):
     assert "no state" in ham.refused("undo", store, code=2)
     assert any("2 tasks" in line for line in ham.told("verify", store)["checked"])
     (changed, *_) = (store / "objects").glob("*.safetensors")
-    changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
+    content = changed.read_bytes()
+    changed.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     assert changed.name in ham.refused("verify", store, code=1)
 
 

@@ -44,13 +44,12 @@ def images(work, folder, vit_folder):
     work.inputs(folder, [image for task in stream for image in task.test.inputs])
     expected = {}
     for head in ("linear", "lda", "ridge"):
-        model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head)
+        model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head, depths="last")
         expected |= work.exported(model, folder, head, (*PLAIN, "adapters") if head == "ridge" else PLAIN)
-    model = work.learned(load_backbone("efficientnet-lite0", image_size=64), stream, head="stack", depths="all")
+    model = work.learned(load_backbone("efficientnet-lite0", image_size=64), stream)
     expected |= work.exported(model, folder, "stack", ("peft", "onnx"))
     for head in ("linear", "cosine", "stack"):
-        depths = "all" if head == "stack" else "last"
-        model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head, depths=depths)
+        model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head)
         expected |= work.exported(model, folder, f"vit-{head}", ("peft", "merged"))
     return expected
 
@@ -60,7 +59,7 @@ def texts(work, folder):
     work.inputs(folder, [text for task in stream for text in task.test.inputs])
     expected = {}
     for head in ("linear", "lda", "ridge"):
-        model = work.learned(load_backbone("minilm", max_length=16), stream, head=head)
+        model = work.learned(load_backbone("minilm", max_length=16), stream, head=head, depths="last")
         expected |= work.exported(model, folder, head, PLAIN if head == "lda" else ("merged",))
     return expected
 
@@ -68,13 +67,13 @@ def texts(work, folder):
 def words(work, folder, toy, bert_folder, llama_folder):
     tasks = [toy.task(f"t{i}", [f"c{2 * i}", f"c{2 * i + 1}"], modality="text") for i in range(2)]
     work.inputs(folder, [text for task in tasks for text in task.test.inputs] + ["balan"])
-    model = work.learned(str(bert_folder), tasks, head="ridge")
+    model = work.learned(str(bert_folder), tasks, head="ridge", depths="last")
     expected = work.exported(model, folder, "bert", (*PLAIN, "adapters"))
     for head in ("ncm", "lda"):
-        model = work.learned(str(llama_folder), tasks, head=head)
+        model = work.learned(str(llama_folder), tasks, head=head, depths="last")
         expected |= work.exported(model, folder, f"llama-{head}", ("peft", "merged"))
     for name, source in (("bert", bert_folder), ("llama", llama_folder)):
-        model = work.learned(str(source), tasks, head="stack", depths="all")
+        model = work.learned(str(source), tasks, head="stack")
         expected |= work.exported(model, folder, f"{name}-stack", ("peft", "onnx") if name == "bert" else ("merged",))
     return expected
 

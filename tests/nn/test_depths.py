@@ -5,10 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
+from hamcl.learner import HAM
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
-from hamcl.nn.depths import inner_layers, pool_map
+from hamcl.nn.depths import Depths, inner_layers, pool_map
 
 
 @pytest.mark.parametrize(
@@ -83,12 +85,25 @@ class Opaque(nn.Module):
         return self.flat(x.flatten(1))
 
 
-def test_a_network_that_does_not_show_its_inside_is_refused():
+def raising(module: nn.Module, batch: object) -> Depths:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("depths", [None, raising])
+def test_a_network_that_does_not_show_its_inside_gives_its_last_features_unless_all_are_asked_for(depths):
     like = load_backbone("timm/resnet18", pretrained=False, image_size=8)
-    backbone = Backbone("opaque", Opaque(), lambda module, batch: module(batch["pixel_values"]), like.preprocess)
-    with pytest.raises(UsageError, match="does not show the features inside it: choose depths='last'"):
-        backbone.read_depths()
-    assert backbone.blocks == (5,)
+    read = lambda module, batch: module(batch["pixel_values"])  # noqa: E731
+    first, second = (Backbone("opaque", Opaque(), read, like.preprocess, depths) for _ in range(2))
+    assert not first.read_depths()
+    assert HAM(first, HAMConfig(targets="flat")).backbone.blocks == (5,)
+    with pytest.raises(UsageError, match="'opaque' does not show the features inside it: choose depths='last'"):
+        HAM(second, HAMConfig(depths="all", targets="flat"))
+
+
+def test_analytic_heads_read_all_depths_and_trained_rows_the_last():
+    for head, depths in (("auto", 4), ("lda", 4), ("linear", 1), ("cosine", 1)):
+        backbone = load_backbone("timm/resnet18", pretrained=False, image_size=32)
+        assert len(HAM(backbone, HAMConfig(head=head)).backbone.blocks) == depths
 
 
 def test_a_map_is_pooled_by_quarters_where_they_fit():

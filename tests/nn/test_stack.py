@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hamcl.errors import DataError
-from hamcl.nn.heads import LDA, Stack, held_out, stacking_weights
+from hamcl.nn.heads import LDA, Stack, build_head, held_out, stacking_weights
 from hamcl.rng import generator
 
 BLOCKS, CLASSES = (5, 8), 6
@@ -124,3 +124,29 @@ def test_the_split_is_a_fifth_and_nothing_twice():
     assert sorted([*fit.tolist(), *held.tolist()]) == list(range(23))
     assert torch.equal(held, held_out(23, seed=1)[1])
     assert not torch.equal(held, held_out(23, seed=2)[1])
+
+
+def test_views_of_one_sample_are_held_out_together():
+    fit, held = held_out(3 * 20, seed=1, views=3)
+    assert sorted([*fit.tolist(), *held.tolist()]) == list(range(60))
+    once = held_out(20, seed=1)[1]
+    assert torch.equal(held, torch.cat([once, once + 20, once + 40]))
+    assert not {i % 20 for i in fit.tolist()} & set(once.tolist())
+
+
+@pytest.mark.parametrize("kind", ["ridge", "stack"])
+def test_heads_are_judged_on_samples_as_they_are_and_learn_from_all_views(kind):
+    x, y = data(0)
+    wild = x + 50 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+    head = build_head(kind, BLOCKS, projection=0)
+    head.add_classes(CLASSES)
+    head.update(torch.cat([x, wild]), y.repeat(2), views=2)
+    ridge = head.ridge if isinstance(head, Stack) else head
+    assert ridge.count == 2 * len(x)
+    alone = build_head("ridge", BLOCKS, projection=0)
+    alone.add_classes(CLASSES)
+    fit, held = held_out(2 * len(x), 0, 2)
+    alone.add(torch.cat([x, wild])[fit], y.repeat(2)[fit])
+    alone.validate(x[held[: len(held) // 2]], y[held[: len(held) // 2]])
+    assert torch.equal(ridge.mistakes, alone.mistakes)
+    torch.testing.assert_close(ridge.losses, alone.losses)

@@ -106,13 +106,13 @@ def test_a_manifest_that_cannot_be_right_is_refused(copied, change, sentence):
 
 def test_tensors_are_not_read_before_their_shapes_fit_the_model(copied, quick, monkeypatch):
     def change(manifest):
-        manifest["state"]["head"]["gram"].update(size=3000)
-        manifest["state"]["head"]["gram"]["tensors"]["gram"].update(shape=[33, 33])
+        manifest["state"]["head"]["ridge.gram"].update(size=3000)
+        manifest["state"]["head"]["ridge.gram"]["tensors"]["ridge.gram"].update(shape=[33, 33])
 
     forge(copied, change)
     monkeypatch.setattr("hamcl.store.store.load_object", lambda *_: pytest.fail("something was read"))
     with pytest.raises(
-        DataError, match=r"does not fit its backbone and config: tensor 'gram' of the head has the wrong"
+        DataError, match=r"does not fit its backbone and config: tensor 'ridge.gram' of the head has the wrong"
     ):
         copied.model()
 

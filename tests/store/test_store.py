@@ -40,7 +40,7 @@ def test_objects_that_did_not_change_are_shared(create, week, quick):
     after = store.manifest.state.files
     assert after[f"groups.{joined}"] != before[f"groups.{joined}"]
     assert after[f"groups.{1 - joined}"] == before[f"groups.{1 - joined}"]
-    assert after["head.projection"] == before["head.projection"]
+    assert after["head.ridge.projection"] == before["head.ridge.projection"]
 
 
 def test_the_manifest_tells_what_happened(copied):

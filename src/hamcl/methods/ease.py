@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
-from hamcl.config import HAMConfig, option
+from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Layers
 from hamcl.method import State, TaskReport
 from hamcl.methods.layers import adapters_from, adapters_state
@@ -53,7 +53,7 @@ class Prototypes(Head):
     def add_classes(self, count: int) -> None:
         self._grow(count, 0)
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
         """Add samples.
 
         Args:
@@ -106,9 +106,7 @@ class EASE(Classifier):
     instead of bottleneck adapters, and a cosine scale that is fixed.
     """
 
-    defaults = MappingProxyType(
-        {"depths": "last", "head": "cosine", "distill": 0.0, "drift": "none", "importance_lr": 0.0}
-    )
+    defaults = MappingProxyType({**BARE, "head": "cosine", "importance_lr": 0.0})
     heads = ("cosine", "linear")
     config_type = EASEConfig
     config: EASEConfig

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from torch import Tensor, nn
 
 from hamcl.classifier import Classifier
-from hamcl.config import HAMConfig
+from hamcl.config import BARE, HAMConfig
 from hamcl.method import State, TaskReport
 from hamcl.methods.seen import Seen
 from hamcl.nn.backbones import Backbone
@@ -47,7 +47,7 @@ class Frozen(Classifier):
     first-session adaptation; only the linear heads train anything.
     """
 
-    defaults = MappingProxyType({"depths": "last", "head": "ridge", "distill": 0.0, "drift": "none"})
+    defaults = MappingProxyType({**BARE, "head": "ridge"})
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         # All its features are the frozen ones.

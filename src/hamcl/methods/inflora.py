@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamcl.classifier import Classifier, adapted
-from hamcl.config import HAMConfig, option
+from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Factors, merge_layers
 from hamcl.method import State, TaskReport, prefixed, stripped
 from hamcl.methods.layers import layers_from, layers_state
@@ -120,7 +120,7 @@ class InfLoRA(Classifier):
         used: layer -> the directions in use.
     """
 
-    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "importance_lr": 0.0})
+    defaults = MappingProxyType({**BARE, "head": "linear", "importance_lr": 0.0})
     config_type = InfLoRAConfig
     config: InfLoRAConfig
     model: AdaptedBackbone

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
-from hamcl.config import HAMConfig
+from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, merge_layers
 from hamcl.method import State, TaskReport
 from hamcl.methods.layers import adapters_from, adapters_state
@@ -22,7 +22,7 @@ class LoRAPerTask(Classifier):
     arXiv 2311.03099. What is merged is pruned to `density`, and exact unless `merge_rank` says otherwise.
     """
 
-    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "merge_rank": None})
+    defaults = MappingProxyType({**BARE, "head": "linear", "merge_rank": None})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

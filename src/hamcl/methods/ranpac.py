@@ -5,7 +5,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from hamcl.config import HAMConfig, option
+from hamcl.config import BARE, HAMConfig, option
 from hamcl.method import State, TaskReport
 from hamcl.methods.seen import Seen
 from hamcl.methods.seq_lora import SeqLoRA
@@ -32,9 +32,7 @@ class RanPAC(SeqLoRA):
     this is `frozen` with the same head.
     """
 
-    defaults = MappingProxyType(
-        {"depths": "last", "head": "ridge", "distill": 0.0, "drift": "none", "importance_lr": 0.0}
-    )
+    defaults = MappingProxyType({**BARE, "head": "ridge", "importance_lr": 0.0})
     config_type = RanPACConfig
     config: RanPACConfig
 

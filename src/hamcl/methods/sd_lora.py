@@ -7,7 +7,7 @@ from types import MappingProxyType
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
-from hamcl.config import HAMConfig
+from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, Layers
 from hamcl.method import State, TaskReport
 from hamcl.methods.layers import adapters_from, adapters_state
@@ -27,7 +27,7 @@ class SDLoRA(Classifier):
     share one rank.
     """
 
-    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0})
+    defaults = MappingProxyType({**BARE, "head": "linear"})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
-from hamcl.config import HAMConfig
+from hamcl.config import BARE, HAMConfig
 from hamcl.method import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
@@ -16,7 +16,7 @@ from hamcl.streams.base import Samples, Task
 class SeqLoRA(Classifier):
     """One LoRA adapter (arXiv 2106.09685), fine-tuned in sequence."""
 
-    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0})
+    defaults = MappingProxyType({**BARE, "head": "linear"})
     model: AdaptedBackbone
 
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:

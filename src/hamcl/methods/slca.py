@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hamcl.config import HAMConfig, option
+from hamcl.config import BARE, HAMConfig, option
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Head, Linear, Rows
@@ -57,7 +57,7 @@ class Aligned(Head):
         self.means = F.pad(self.means, (0, 0, 0, count))
         self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
         for column in labels.unique().tolist():
             x = features[labels == column].double()
             centred = (x - x.mean(0)) / max(1, len(x) - 1) ** 0.5
@@ -113,7 +113,7 @@ class SLCA(SeqLoRA):
     (its follow-up, arXiv 2408.08295, shows that a slow LoRA does as well), and AdamW instead of SGD in the alignment.
     """
 
-    defaults = MappingProxyType({"depths": "last", "head": "linear", "distill": 0.0, "drift": "none", "lr": 1e-4})
+    defaults = MappingProxyType({**BARE, "head": "linear", "lr": 1e-4})
     heads = ("linear",)
     config_type = SLCAConfig
     config: SLCAConfig

@@ -88,23 +88,23 @@ class Backbone(nn.Module):
         return sum(self.blocks)
 
     @torch.no_grad()
-    def read_depths(self) -> None:
-        """From now on, give features from several depths, see `hamcl.nn.depths`.
-
-        Raises:
-            UsageError: the network does not show its depths.
-        """
+    def read_depths(self) -> bool:
+        """From now on, give features from several depths (see `hamcl.nn.depths`); False if the network shows none."""
         if len(self.blocks) > 1:
-            return
+            return True
         batch = self.preprocess.example(2)
         device = next(self.module.parameters()).device
         batch = {name: value.to(device) for name, value in batch.items()}
         own = self(batch)
-        depths = self._depths(self.module, batch) if self._depths else None
-        blocks = depths.blocks(self.module, batch) if depths else []
+        try:
+            depths = self._depths(self.module, batch) if self._depths else None
+            blocks = depths.blocks(self.module, batch) if depths else []
+        except Exception:  # networks have many ways to say that they cannot show what is inside them
+            return False
         if depths is None or not torch.allclose(blocks[-1].float(), own, rtol=0.0, atol=1e-4 * own.abs().max().item()):
-            raise UsageError(f"backbone {self.spec!r} does not show the features inside it: choose depths='last'")
+            return False
         self.features, self.blocks = depths, tuple(block.shape[1] for block in blocks)
+        return True
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Features of a collated batch, float (n, width)."""

@@ -97,12 +97,13 @@ class Head(ABC):
         """Append `count` classes that have no statistics yet."""
 
     @abstractmethod
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
         """Add samples of one task; a class seen before is updated.
 
         Args:
             features: shape (n, width).
             labels: columns of the logits, shape (n,).
+            views: how many times the same samples follow one another, as they are first and then augmented.
         """
 
     def move(self, drift: Drift) -> None:  # noqa: B027 - a head without movable statistics keeps them as they are
@@ -171,7 +172,7 @@ class _Moments(Head):
         self.means = torch.cat([self.means, self.means.new_zeros(count, self.width)])
         self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
         x = self._check(features)
         for column in labels.unique().tolist():
             rows = x[labels == column]
@@ -264,11 +265,12 @@ class Ridge(Head):
         self.targets = torch.cat([self.targets, self.targets.new_zeros(len(self.targets), count)], 1)
         self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        fit, held = held_out(len(labels), self.seed)
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
+        fit, held = held_out(len(labels), self.seed, views)
         self.add(features[fit], labels[fit])
         if len(held):
-            self.validate(features[held], labels[held])
+            judged = held[: len(held) // views]
+            self.validate(features[judged], labels[judged])
             self.add(features[held], labels[held])
 
     def add(self, features: Tensor, labels: Tensor) -> None:
@@ -377,16 +379,17 @@ class Stack(Head):
             head.add_classes(count)
         self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
-        fit, held = held_out(len(labels), self.seed)
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
+        fit, held = held_out(len(labels), self.seed, views)
         self._add(features[fit], labels[fit])
         if len(held):
-            x, y = features[held], labels[held]
+            judged = held[: len(held) // views]
+            x, y = features[judged], labels[judged]
             logits = [head.logits(part) for head, part in zip(self.moments, self._parts(x), strict=True)]
             stacked = torch.stack([*logits, self.ridge.validate(x, y)]).double()
-            self.total += len(held) * stacking_weights(stacked, y, self.PRIOR)
-            self.judged += len(held)
-            self._add(x, y)
+            self.total += len(y) * stacking_weights(stacked, y, self.PRIOR)
+            self.judged += len(y)
+            self._add(features[held], labels[held])
         self._solved = None
 
     def blur(self, before: Tensor, after: Tensor) -> None:
@@ -426,10 +429,15 @@ class Stack(Head):
             head.load_state_dict({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
 
 
-def held_out(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split `count` samples at random: the indices of four fifths to learn from, and of one fifth to judge on."""
-    order = torch.randperm(count, generator=generator(seed, "head", "held-out", count))
-    return order[count // 5 :], order[: count // 5]
+def held_out(count: int, seed: int, views: int = 1) -> tuple[Tensor, Tensor]:
+    """Split `count` rows at random: the indices of four fifths to learn from, and of one fifth to judge on.
+
+    Views of one sample stay together, and each part lists the first view of all its samples before the next.
+    """
+    samples = count // views
+    order = torch.randperm(samples, generator=generator(seed, "head", "held-out", samples))
+    first = samples * torch.arange(views)[:, None]
+    return (first + order[samples // 5 :]).flatten(), (first + order[: samples // 5]).flatten()
 
 
 def stacking_weights(logits: Tensor, labels: Tensor, prior: float) -> Tensor:
@@ -482,7 +490,7 @@ class Rows(Head):
         self.bias = torch.cat([self.bias, self.bias.new_zeros(count)])
         self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor) -> None:
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
         """Nothing: the rows are trained with the adapter."""
 
     def trainable(self, columns: Tensor, random: torch.Generator) -> "TaskRows":
