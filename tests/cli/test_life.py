@@ -137,6 +137,15 @@ def test_eval_counts_by_task_class_and_confusion(ham, life, copy):
     assert files(store) == before
 
 
+def test_eval_names_an_unreadable_image_or_leaves_it_out(ham, life, copy, tmp_path):
+    store, data = copy(), shutil.copytree(life.test, tmp_path / "data")
+    (data / "red" / "broken.png").write_text("no image")
+    assert "broken.png" in ham.refused("eval", store, data, code=1)
+    result = ham("eval", store, data, "--on-bad-sample", "skip", "--json")
+    assert result.stderr.startswith("skipped: ") and "broken.png" in result.stderr
+    assert json.loads(result.stdout)["overall"] == ham.told("eval", store, life.test)["overall"]
+
+
 def test_eval_takes_data_with_classes_to_come(ham, life, copy):
     store = copy()
     assert "black, white" in ham.refused("eval", store, life.test, life.later, code=1)

@@ -147,6 +147,9 @@ def evaluate(
     every: Annotated[bool, typer.Option("--all", help="List every class, not only the worst.")] = False,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep the result in the store.")] = True,
     eval_batch_size: EvalBatch = None,
+    on_bad_sample: Annotated[
+        Literal["error", "skip"] | None, typer.Option(help="Instead of what the store does with an unreadable sample.")
+    ] = None,
     backbone: Where = None,
     threads: Threads = None,
     json: Json = False,
@@ -163,7 +166,12 @@ def evaluate(
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
         tasks = regroup([load_task(where) for where in data], learned, known=known)
-        result = opened.evaluate(tasks, options=present(eval_batch_size=eval_batch_size), record=record)
+        result = opened.evaluate(
+            tasks,
+            options=present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample),
+            record=record,
+            on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
+        )
         if json:
             return say_json(result)
         for table in tables.evaluation(result, everything=every):

@@ -227,7 +227,9 @@ class LDA(_Moments):
             weight = torch.linalg.solve(shrunk, self.means.T).T
         except torch.linalg.LinAlgError as error:
             raise DataError("the lda head's scatter is damaged: it has no inverse") from error
-        return Linear(weight, -0.5 * (weight * self.means).sum(1))
+        bias = -0.5 * (weight * self.means).sum(1)
+        # What all classes have in common changes no probability, but is large enough to cost digits in float32.
+        return Linear(weight - weight.mean(0), bias - bias.mean())
 
 
 class Ridge(Head):

@@ -1,19 +1,25 @@
 """Accuracy by task and by class, and what is taken for what."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from hamcl.errors import DataError
 from hamcl.method import Method
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Score
 from hamcl.streams.base import Task
+from hamcl.streams.check import check
 
 WORST = 20
 
 
-def evaluate(learner: Method, tasks: Sequence[Task]) -> Evaluation:
+def evaluate(
+    learner: Method, tasks: Sequence[Task], on_skip: Callable[[str], None] = lambda sentence: None
+) -> Evaluation:
     """Classify the test splits of `tasks` among all classes the learner knows.
+
+    Args:
+        on_skip: is told of every sample that cannot be read, where the learner's `on_bad_sample` leaves those out.
 
     Raises:
         DataError: there is nothing to classify, a class was not learned, or two tasks have one name.
@@ -27,8 +33,13 @@ def evaluate(learner: Method, tasks: Sequence[Task]) -> Evaluation:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
         if task.name in by_task:
             raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
-        predicted = [learner.classes[c] for c in learner.logits(task.test).argmax(1).tolist()]
-        truth = [task.classes[y] for y in task.test.labels]
+        samples = task.test
+        if learner.config.on_bad_sample == "skip":
+            samples, skipped = check(samples, "skip", task.classes)
+            for sentence in skipped:
+                on_skip(sentence)
+        predicted = [learner.classes[c] for c in learner.logits(samples).argmax(1).tolist()]
+        truth = [task.classes[y] for y in samples.labels]
         pairs.update(zip(truth, predicted, strict=True))
         by_task[task.name] = _score([t == p for t, p in zip(truth, predicted, strict=True)])
     if not by_task:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -223,13 +223,19 @@ class Store:
             self._commit(learner, command, text, {})
 
     def evaluate(
-        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None, record: bool = True
+        self,
+        tasks: Sequence[Task],
+        *,
+        options: Mapping[str, Any] | None = None,
+        record: bool = True,
+        on_skip: Callable[[str], None] = lambda sentence: None,
     ) -> Evaluation:
         """Classify the test splits of `tasks` among all classes.
 
         Args:
             options: for this evaluation instead of those of the store, as in `learn`.
             record: keep the result in the manifest.
+            on_skip: is told of every sample left out because it cannot be read (`on_bad_sample`).
 
         Raises:
             DataError: there is nothing to classify, a class was not learned, or another command changed the model
@@ -238,7 +244,7 @@ class Store:
         learner = self.model()
         learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
-        result = evaluation.evaluate(learner, tasks)
+        result = evaluation.evaluate(learner, tasks, on_skip)
         if record:
             with self._folder.writing("eval"):
                 manifest, state = self.manifest, self.manifest.state
