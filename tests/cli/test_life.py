@@ -158,7 +158,9 @@ def test_undo_verify_gc_and_diff(ham, life, copy):
     ham.shown("learn", other, life.later)
     found = ham.told("diff", store, other)
     assert {"section": "class", "name": "white", "mine": None, "theirs": "week-03"} in found
-    assert "week-03" in ham.shown("diff", store, other)
+    shown = ham.shown("diff", store, other)
+    assert "week-03" in shown
+    assert sum("black, white" in line for line in shown.splitlines()) == 1, "classes of one task share a line"
 
     assert ham.told("undo", other) == {"undone": ["week-03"], "tasks": ["week-01", "week-02"]}
     assert ham.told("diff", store, other) == []

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -132,14 +133,14 @@ def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
 
 
 def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:
-    """One line for each thing that is not the same."""
+    """One line for each thing that is not the same; classes that differ in the same way share one."""
     table = Table("what", "", str(mine), str(theirs))
-    for difference in found:
-        table.add_row(
-            difference.section,
-            _text(difference.name),
-            *(_text(_value(v)) for v in (difference.mine, difference.theirs)),
-        )
+    for (section, a, b), same in groupby(found, key=lambda d: (d.section, _value(d.mine), _value(d.theirs))):
+        names = [difference.name for difference in same]
+        lines = [names] if section == "class" else [[name] for name in names]
+        for line in lines:
+            few = line if len(line) <= SHOWN else [*line[: SHOWN - 1], f"... and {len(line) - SHOWN + 1} more"]
+            table.add_row(section, _text(", ".join(few)), _text(a), _text(b))
     return table
 
 
