@@ -146,3 +146,11 @@ def test_the_reference_has_a_row_for_every_option():
 def test_the_reference_is_printed_by_the_module():
     done = subprocess.run([sys.executable, "-m", "hamcl.config"], capture_output=True, text=True, check=True)
     assert done.stdout == reference()
+
+
+@pytest.mark.parametrize("values", [{"task_scores": "x" * 500}, {"merge": "x" * 500}, {"x" * 500: 1}])
+def test_a_long_value_does_not_fill_the_screen(values):
+    with pytest.raises(UsageError) as caught:
+        HAMConfig.from_dict(values)
+    message = str(caught.value).partition("; options are")[0]
+    assert "xxx..." in message and len(message) < 200

@@ -82,6 +82,8 @@ def _restore(
     for name, value in position.items():
         if name.startswith("optimizer."):
             _, number, moment = name.split(".")
+            if moment == "step" and not 0 <= value.item() <= meta["progress"]["step"]:
+                raise ValueError(f"its optimizer counts {value.item():g} steps")
             # In the parameter's own layout in memory, on which the optimizer's kernels depend.
             like = torch.empty_like(trained[int(number)] if value.ndim else value)
             moments.setdefault(int(number), {})[moment] = like.copy_(value)

@@ -158,7 +158,7 @@ class HAMConfig:
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; options are {', '.join(known)}"
-                raise UsageError(f"there is no option {name!r}{hint}")
+                raise UsageError(f"there is no option {_shortened(name)}{hint}")
         return cls(**{**PRESETS[preset], **values})
 
     @classmethod
@@ -203,16 +203,22 @@ def read_value(text: str) -> Any:
         return text
 
 
+def _shortened(value: object) -> str:
+    """How a wrong value is shown in a sentence."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {value!r}")
+            raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {_shortened(value)}")
         return
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise UsageError(f"option {name!r} must be of type {wanted}, got {value!r}")
+        raise UsageError(f"option {name!r} must be of type {wanted}, got {_shortened(value)}")
     if isinstance(value, float) and value != value:
         raise UsageError(f"option {name!r} must be a number, got nan")
 
