@@ -1,5 +1,6 @@
 """The plots of a run and of several runs, drawn without a display and without global state."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def plot_comparison(path: Path, panels: Mapping[str, Mapping[str, Sequence[Float
         for i, (label, runs) in enumerate(curves.items()):
             _band(axes, 100 * np.array(runs), label, COLOURS[i % len(COLOURS)])
         _accuracy_axes(axes, max(len(run) for runs in curves.values() for run in runs))
-        axes.set_title(title, fontsize=10)
+        axes.set_title(textwrap.fill(title, 80), fontsize=10)  # longer ones would run into the next panel
         axes.legend(frameon=False, fontsize=8, loc="best")
     _save(figure, path)
 
