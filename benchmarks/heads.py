@@ -101,15 +101,16 @@ class ManyHeads(HAM):
         super().__init__(backbone, config)
         self.kinds, self.read_from = kinds, features
         self.memories = {size: Memory() for size in memory}
+        self._before: dict[int, Tensor] = {}
         self.heads: dict[str, Candidate] = {}
         for kind in kinds:
-            for features in self.read_from:
-                for answer in answers if features != "frozen" else ("none",):
-                    head = self.fresh(kind, features)
+            for part in self.read_from:
+                for answer in answers if part != "frozen" else ("none",):
+                    head = self.fresh(kind, part)
                     needs = {"both": {"map", "noise"}, "low-rank map": {"map"}, "none": set()}.get(answer, {answer})
                     if needs <= head.follows:
-                        title = f"{kind}, {features}" + ("" if features == "frozen" else f", drift {answer}")
-                        self.heads[title] = Candidate(head, features, answer)
+                        title = f"{kind}, {part}" + ("" if part == "frozen" else f", drift {answer}")
+                        self.heads[title] = Candidate(head, part, answer)
         for size in memory:
             for kind, answer in (("lda", "map"), ("ridge", "noise"), ("stack", "noise")):
                 if kind not in kinds or answer not in answers:
@@ -126,8 +127,7 @@ class ManyHeads(HAM):
         return {"frozen": x[:, :width], "adapted": x[:, width:], "both": x}[features]
 
     def learn(self, task: Task, *args: object) -> object:  # type: ignore[override]
-        before = {size: self.read(memory.samples()) for size, memory in self.memories.items() if memory.inputs}
-        self._before = before
+        self._before = {size: self.read(memory.samples()) for size, memory in self.memories.items() if memory.inputs}
         report = super().learn(task, *args)  # type: ignore[arg-type]
         columns = torch.tensor(self.tasks[-1])[torch.tensor(list(task.train.labels))]
         for size, memory in self.memories.items():

@@ -241,8 +241,8 @@ class Ridge(Head):
     The scores are multiplied by the one scale that gave those samples the smallest cross-entropy: regression scores
     lie between 0 and 1, and their softmax would be no probability.
 
-    Sums over projected samples cannot be mapped: `move` does nothing. A projection of width 0 is
-    none: the features as they are. Sums are float32, they are the largest part of the state.
+    Sums over projected samples cannot be mapped: `move` does nothing. A projection of width 0 is none: the features as
+    they are. Sums are float32, they are the largest part of the state.
     """
 
     follows = frozenset({"noise"})
