@@ -28,6 +28,7 @@ WRONG = {
     "distill": (-1.0,),
     "projection": (-1, 0.5),
     "task_scores": (-1.0,),
+    "memory_per_class": (-1, 1.5, None),
     "dropout": (-0.1, 1.0),
     "warmup": (-0.1, 1.0),
     "shrinkage": (-0.1, 1.1),

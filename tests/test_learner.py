@@ -402,9 +402,50 @@ def test_the_merged_model_is_a_plain_one_with_the_same_features(build, toy, task
     torch.testing.assert_close(features(learner, samples, merged), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
+@pytest.mark.parametrize("modality", ["image", "text"])
+def test_learning_goes_on_from_the_merged_model(build, toy, tasks, modality):
+    learner = build(modality, max_groups=2, threshold=math.inf, lr=2e-2, memory_per_class=1)
+    stream = tasks(4, modality)
+    for task in stream[:2]:
+        learner.learn(task)
+    before, samples = learner.state_dict(), stream[0].test
+    other = learner.rebased()
+    assert other.groups.groups == [] and other.classes == learner.classes and other.tasks == learner.tasks
+    assert (other.memory.columns, len(other.memory)) == (learner.memory.columns, 4)
+    expected = learner.logits(samples)
+    torch.testing.assert_close(other.logits(samples), expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
+    report = other.learn(stream[2])
+    assert report.opened and report.similarities == []
+    assert other.classes[:4] == learner.classes and len(other.classes) == 6
+    # The merged weights are the new learner's base: without its own adapters it is where the old one stood.
+    with other.model.frozen():
+        base = features(other, samples)
+    old = features(learner, samples)
+    torch.testing.assert_close(base, old, rtol=1e-4, atol=1e-4 * old.abs().max().item())
+    assert toy.same(learner.state_dict(), before)
+
+
+def test_a_rebased_state_belongs_to_the_merged_backbone(build, tasks):
+    learner = build(lr=2e-2)
+    first, second = tasks(2)
+    learner.learn(first)
+    one, two = learner.rebased(), HAM(learner.merged(), learner.config)
+    one.learn(second)
+    two.load_state_dict(one.state_dict())
+    assert torch.equal(one.logits(first.test), two.logits(first.test))
+    assert two.backbone.fingerprint == one.backbone.fingerprint != learner.backbone.fingerprint
+
+
+def test_a_head_of_the_bare_backbone_cannot_be_rebased(build, tasks):
+    learner = build(head_features="both")
+    learner.learn(tasks(1)[0])
+    with pytest.raises(UsageError, match="head_features='both'"):
+        learner.rebased()
+
+
 def test_nothing_can_be_merged_before_something_is_learned(build, tmp_path):
     learner = build()
-    for ask in (learner.merged, lambda: learner.export(tmp_path / "out")):
+    for ask in (learner.merged, learner.rebased, lambda: learner.export(tmp_path / "out")):
         with pytest.raises(UsageError, match=r"nothing was learned yet: call learn\(task\) first"):
             ask()
     assert not (tmp_path / "out").exists()

@@ -12,12 +12,13 @@ from torch import Tensor
 from hamcl.checkpoint import Checkpoint
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
+from hamcl.memory import Memory
 from hamcl.method import Method, State, TaskReport, prefixed, stripped
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Drift, Head, Rows, TaskRows, build_head, within_task
 from hamcl.rng import generator, scoped
-from hamcl.streams.base import Modality, Samples, Task
+from hamcl.streams.base import Joined, Modality, Samples, Task
 from hamcl.training import Batch, Fit, Model, Progress, fit
 
 Change = Callable[[Samples, list[int], int, Tensor | None, TaskReport], None]
@@ -48,6 +49,7 @@ class Classifier(Method):
         model: batch -> features.
         rows: the linear classifier rows trained with each task.
         head: what classifies; `rows` itself for the heads "linear" and "cosine".
+        memory: stored samples of earlier classes (`config.memory_per_class`).
         checkpoint: keeps the position of the training in `learn`; None, as at first, keeps none.
     """
 
@@ -68,6 +70,7 @@ class Classifier(Method):
         self.model.to(self.device)
         self.model.eval()
         self.checkpoint: Checkpoint | None = None
+        self.memory = Memory(config.memory_per_class, backbone.preprocess, config.seed)
         self.rows = Rows(backbone.width, cosine=config.head == "cosine")
         self.head: Head = self.rows
         if config.head not in ("linear", "cosine"):
@@ -83,18 +86,30 @@ class Classifier(Method):
         def train(samples: Samples, columns: list[int], index: int, old: Tensor | None, report: TaskReport) -> None:
             with report.timed("training"):
                 self._begin()
+                trained, own = self._rehearsed(samples, columns, index)
                 # Texts are not augmented, so these features are the same in every epoch.
                 fixed = self.config.distill > 0 and self.backbone.modality == "text"
-                anchors = self._anchors(samples, old) if fixed else None
-                rows = self.rows.trainable(torch.tensor(columns), generator(self.config.seed, index, "rows"))
-                done = self._train(rows, task, samples, index, anchors, progress)
-                self.rows.store(torch.tensor(columns), rows)
+                anchors = self._anchors(trained, old if trained is samples else None) if fixed else None
+                rows = self.rows.trainable(torch.tensor(own), generator(self.config.seed, index, "rows"))
+                done = self._train(rows, task, trained, index, anchors, progress)
+                self.rows.store(torch.tensor(own), rows)
                 report.losses = done.losses
                 report.samples_per_second = done.samples / max(done.seconds, 1e-9)
             with report.timed("merging"):
                 self._end(task, samples, index, report)
 
         return self._take_in(task, train)
+
+    def _rehearsed(self, samples: Samples, columns: list[int], index: int) -> tuple[Samples, list[int]]:
+        """What a task trains on, and the columns of its labels: the task's own, or, where samples were stored, as many
+        of those as the task has at most, and all classes seen.
+        """
+        stored = self.memory.draw(len(samples), index)
+        if not len(stored):
+            return samples, columns
+        own = [columns[y] for y in samples.labels]
+        both = Samples(Joined((samples.inputs, stored.inputs)), [*own, *stored.labels])
+        return both, list(range(max(*columns, *self.memory.columns) + 1))
 
     def _take_in(self, task: Task, change: Change, *, may_be_empty: bool = False) -> TaskReport:
         """Put a task into the model by `change`, then into the head; on an error all is as it was before."""
@@ -126,6 +141,7 @@ class Classifier(Method):
                 labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]
                 self._update_head(old, self._statistics(samples, index), labels.repeat(self._views))
 
+        self.memory.add(samples, columns)
         self.classes = classes
         self.tasks.append(columns)
         self.task_names.append(task.name)
@@ -232,6 +248,8 @@ class Classifier(Method):
         state |= prefixed("model", tensors) | prefixed("rows", self.rows.state_dict())
         if self.head is not self.rows:
             state |= prefixed("head", self.head.state_dict())
+        if self.memory.per_class:
+            state |= prefixed("memory", self.memory.state_dict())
         return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def load_state_dict(self, state: State) -> None:
@@ -240,6 +258,8 @@ class Classifier(Method):
         self.rows.load_state_dict(stripped("rows", state))
         if self.head is not self.rows:
             self.head.load_state_dict(stripped("head", state))
+        if self.memory.per_class:
+            self.memory.load_state_dict(stripped("memory", state))
 
     @abstractmethod
     def _model_state(self) -> tuple[dict[str, Tensor], State]:

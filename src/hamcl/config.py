@@ -119,6 +119,9 @@ class HAMConfig:
         "What stored statistics do when the features drift: nothing, follow a linear map, or count it as noise.",
     )
     task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")
+    memory_per_class: int = option(
+        0, "Samples of each class stored and trained with again in later tasks; 0 keeps no data."
+    )
     on_bad_sample: Literal["error", "skip"] = option("error", "What to do with a single unreadable sample.")
 
     def __post_init__(self) -> None:
@@ -130,7 +133,15 @@ class HAMConfig:
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or none")
         for name in ("lora_alpha", "lr", "head_lr"):
             self._require(name, getattr(self, name) > 0, "above 0")
-        for name in ("importance_lr", "weight_decay", "clip_norm", "distill", "projection", "task_scores"):
+        for name in (
+            "importance_lr",
+            "weight_decay",
+            "clip_norm",
+            "distill",
+            "projection",
+            "task_scores",
+            "memory_per_class",
+        ):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("dropout", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")

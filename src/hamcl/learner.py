@@ -180,6 +180,31 @@ class HAM(Classifier):
             raise UsageError("nothing was learned yet: call learn(task) first")
         return self.model.folded(final(self.groups.groups))
 
+    def rebased(self) -> "HAM":
+        """A learner that goes on from the final merge: its backbone is the merged model, its groups are still to come.
+
+        Head, classes and stored samples are those of `self`, which stays as it is. Where the groups are lost, or are
+        to make room for new ones, this is how learning goes on; its state belongs to the merged backbone.
+
+        Raises:
+            UsageError: nothing was learned yet, or the head sees frozen features, which the merged model has not.
+        """
+        merged = self.merged()
+        if self.config.head_features != "adapted" and self.head is not self.rows:
+            raise UsageError(
+                f"the head knows features of the bare backbone (head_features={self.config.head_features!r}), which "
+                "the merged model does not give"
+            )
+        learner = HAM(merged, self.config)
+        own, taken = learner.state_dict(), self.state_dict()
+        learner.load_state_dict(
+            {
+                **{name: value for name, value in taken.items() if not name.startswith("model.")},
+                "meta": {**taken["meta"], "model": own["meta"]["model"]},
+            }
+        )
+        return learner
+
     def export(
         self, path: str | Path, kind: Kind = "merged", *, card: Card | None = None, overwrite: bool = False
     ) -> None:

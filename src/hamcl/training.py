@@ -185,7 +185,7 @@ def fit(
 ) -> Fit:
     """Train the current adapter, the importances and the rows of one task.
 
-    The loss is the cross-entropy over the task's own classes, plus `config.distill` times the squared distance
+    The loss is the cross-entropy over the classes of `rows`, plus `config.distill` times the squared distance
     between the features with and without the adapter in training, relative to the squared norm of the latter.
 
     Args:

@@ -19,10 +19,11 @@ def done(tmp_path, stream, method, monkeypatch):
     """Make a finished run in a folder of this name."""
     monkeypatch.setattr(runner, "_draw", lambda out, result: None)
 
-    def make(name, method_name="ham", tasks=4, **config):
-        options = RunOptions(method_name, {"spec": "numbers", "tasks": tasks, "seed": config.get("seed", 0)})
-        cut = replace(stream, tasks=stream.tasks[:tasks])
-        return run(cut, method(HAMConfig(device="cpu", **config)), tmp_path / name, options=options)
+    def make(name, method_name="ham", tasks=4, cut=None, **config):
+        given = {"spec": "numbers", "tasks": tasks, "seed": config.get("seed", 0), **(cut or {})}
+        options = RunOptions(method_name, given)
+        shorter = replace(stream, tasks=stream.tasks[:tasks])
+        return run(shorter, method(HAMConfig(device="cpu", **config)), tmp_path / name, options=options)
 
     return make
 
@@ -51,6 +52,15 @@ def test_streams_cut_differently_are_not_compared(done):
     settings = compare([done("a"), done("b", tasks=2)])
     assert [len(setting.rows) for setting in settings] == [1, 1]
     assert [setting.title.split(", ")[2] for setting in settings] == ["4 tasks", "2 tasks"]
+
+
+def test_a_stream_is_the_same_with_its_defaults_spelled_out_and_wherever_its_data_lie(done):
+    one = done("a", cut={"data_dir": "/here/numbers"})
+    two = done("b", "seq-lora", cut={"data_dir": "numbers", "val_fraction": 0.0, "class_order": "random"})
+    (setting,) = compare([one, two])
+    assert [row.label for row in setting.rows] == ["ham", "seq-lora"]
+    for cut in ({"data_dir": "/here/others"}, {"val_fraction": 0.1}, {"class_order": "listed"}):
+        assert len(compare([one, done("c" + "".join(cut), cut={"data_dir": "/here/numbers", **cut})])) == 2
 
 
 def test_tables_hold_every_row(done, tmp_path):

@@ -1,5 +1,6 @@
 """Several runs side by side: mean and standard deviation over seeds, as tables and as curves."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from rich.table import Table
 from hamcl.bench.plots import plot_comparison
 from hamcl.bench.records import RESULT, Result
 from hamcl.errors import UsageError
+from hamcl.streams.split import split
 
 COLUMNS = ("method", "runs", "average accuracy", "over samples", "over steps", "forgetting", "seconds", "stored")
 LEGEND = (
@@ -101,11 +103,11 @@ def compare(runs: Sequence[Result]) -> list[Setting]:
     """
     settings: dict[str, list[Result]] = {}
     for run in runs:
-        key = _key(run.stream.name, _seedless(run.stream.options), run.backbone)
+        key = _key(run.stream.name, _cut(run), run.backbone)
         settings.setdefault(key, []).append(run)
     titles = _distinct(
         [_title(group[0]) for group in settings.values()],
-        [{**_seedless(group[0].stream.options), **group[0].backbone["options"]} for group in settings.values()],
+        [{**_cut(group[0]), **group[0].backbone["options"]} for group in settings.values()],
     )
     return [Setting(title, _rows(group)) for title, group in zip(titles, settings.values(), strict=True)]
 
@@ -138,7 +140,8 @@ def _rows(group: Sequence[Result]) -> list[Row]:
     rows: dict[str, Row] = {}
     for run in group:
         row = rows.setdefault(_key(run.method, _seedless(run.config)), Row(run.method))
-        if any(other.seed == run.seed and other.stream.options == run.stream.options for other in row.runs):
+        draws = [(other.seed, other.stream.options.get("seed")) for other in row.runs]
+        if (run.seed, run.stream.options.get("seed")) in draws:
             raise UsageError(f"there are two runs of {run.method!r} with seed {run.seed}; leave one of them out")
         row.runs.append(run)
     found = list(rows.values())
@@ -167,6 +170,15 @@ def _distinct(names: Sequence[str], options: Sequence[dict[str, Any]]) -> list[s
 
 def _seedless(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "seed"}
+
+
+def _cut(run: Result) -> dict[str, Any]:
+    """How the stream was cut, its defaults spelled out or not, wherever its data lay."""
+    defaults = {name: option.default for name, option in inspect.signature(split).parameters.items()}
+    options = _seedless(run.stream.options)
+    if options.get("data_dir"):
+        options["data_dir"] = Path(options["data_dir"]).name
+    return {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
 
 
 def _key(*parts: Any) -> str:

@@ -92,6 +92,8 @@ class Store:
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
         if keep < 0:
             raise UsageError(f"keep must be at least 0, got {keep}")
+        if config.memory_per_class:
+            raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class at 0")
         try:
             options = BackboneOptions(**backbone_options or {})
         except ValidationError as error:
