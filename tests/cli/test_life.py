@@ -109,6 +109,7 @@ def test_status_shows_tasks_groups_sizes_and_the_last_evaluation(ham, life, copy
     assert "2 week-02: 1 class, 5 samples" in shown
     for j, group in enumerate(told["groups"]):
         assert f"group {j}: importance {group['importance']:.3f}, rank {group['rank']}" in shown
+    assert "head stack" in shown  # what "auto" means on images
     assert "5 classes: green, red, blue, black, white" in shown and "groups of at most 5" in shown
     assert told["bytes"]["earlier"] > 0 and "earlier states for undo" in shown and "at most" in shown
     assert told["evaluation"]["learned"] == 2 and "last evaluation" in shown and "1 task ago" in shown

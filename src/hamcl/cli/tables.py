@@ -17,6 +17,7 @@ from hamcl.bench.files import plain
 from hamcl.cli.inputs import Answer
 from hamcl.cli.shell import count, printable
 from hamcl.errors import UsageError
+from hamcl.learner import HAM
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
 
 Form = Literal["table", "csv", "jsonl"]
@@ -68,7 +69,8 @@ def status(store: Store) -> Tree:
         for name, value in (("image size", backbone.options.image_size), ("max length", backbone.options.max_length))
         if value
     )
-    tree.add(_text(f"backbone {backbone.spec}{sizes}, head {options.head}"))
+    head = HAM.AUTO[backbone.modality] if options.head == "auto" else options.head
+    tree.add(_text(f"backbone {backbone.spec}{sizes}, head {head}"))
     tree.add(_text(f"{count(len(state.classes), 'class')}: {_some(state.classes)}"))
     tasks = tree.add(count(len(state.tasks), "task"))
     for number, (task, decision) in enumerate(zip(state.tasks, state.decisions, strict=True), 1):
