@@ -10,7 +10,7 @@ from rich.console import Console
 from hamcl.bench import run as runner
 from hamcl.bench.report import compare, find_runs, report_markdown, report_plot, spread
 from hamcl.bench.run import RunOptions, run
-from hamcl.config import HAMConfig
+from hamcl.config import PAPER, HAMConfig
 from hamcl.errors import UsageError
 
 
@@ -46,6 +46,20 @@ def test_runs_that_differ_in_the_seed_alone_share_a_row(done, tmp_path):
 def test_configurations_of_one_method_are_told_apart_by_what_differs(done):
     (setting,) = compare([done("a", lr=0.1, epochs=5), done("b", lr=0.2, epochs=3), done("c", "seq-lora")])
     assert [row.label for row in setting.rows] == ["ham (epochs=5, lr=0.1)", "ham (epochs=3, lr=0.2)", "seq-lora"]
+
+
+def test_a_preset_is_named_and_not_spelled_out(done):
+    paper = done("b", **{**PAPER, "lr": 0.3})
+    paper.command = ["ham", "run", "--preset", "paper", "--lr", "0.3"]
+    (setting,) = compare([done("a", lr=0.1), paper])
+    assert [row.label for row in setting.rows] == ["ham (preset=default, lr=0.1)", "ham (preset=paper, lr=0.3)"]
+
+
+def test_options_that_an_earlier_version_did_not_know_tell_runs_apart(done):
+    old, new = done("a"), done("b")
+    del old.config["views"]
+    (setting,) = compare([old, new])
+    assert [row.label for row in setting.rows] == ["ham", "ham (views=4)"]
 
 
 def test_streams_cut_differently_are_not_compared(done):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hamcl.bench.plots import plot_comparison
 from hamcl.bench.records import RESULT, Result
+from hamcl.config import PRESETS
 from hamcl.errors import UsageError
 from hamcl.streams.split import split
 
@@ -147,7 +148,7 @@ def _rows(group: Sequence[Result]) -> list[Row]:
     found = list(rows.values())
     for method in {row.label for row in found}:
         same = [row for row in found if row.label == method]
-        labels = _distinct([method] * len(same), [_seedless(row.runs[0].config) for row in same])
+        labels = _distinct([method] * len(same), [_told(row.runs[0]) for row in same])
         for row, label in zip(same, labels, strict=True):
             row.label = label
     return found
@@ -162,10 +163,21 @@ def _distinct(names: Sequence[str], options: Sequence[dict[str, Any]]) -> list[s
     """Each name with those of its options in brackets that tell it from its namesakes."""
     result = []
     for name, own in zip(names, options, strict=True):
-        others = [theirs for label, theirs in zip(names, options, strict=True) if label == name]
-        telling = [key for key in own if any(theirs.get(key) != own[key] for theirs in others)]
+        others = [theirs for label, theirs in zip(names, options, strict=True) if label == name and theirs is not own]
+        telling = [key for key in own if any(key in theirs and theirs[key] != own[key] for theirs in others)]
+        if any(all(theirs.get(key, own[key]) == own[key] for key in telling) for theirs in others):
+            # What tells it apart is there in one of the two only: options that another version did not know.
+            telling = [key for key in own if any(theirs.get(key) != own[key] for theirs in others)]
         result.append(f"{name} ({', '.join(f'{key}={own[key]}' for key in telling)})" if telling else name)
     return result
+
+
+def _told(run: Result) -> dict[str, Any]:
+    """The options of a run, those of a preset by its name."""
+    options, line = _seedless(run.config), list(run.command)
+    preset = line[line.index("--preset") + 1] if "--preset" in line[:-1] else "default"
+    unchanged = {name for name, value in PRESETS.get(preset, {}).items() if options.get(name) == value}
+    return {"preset": preset, **{name: value for name, value in options.items() if name not in unchanged}}
 
 
 def _seedless(options: dict[str, Any]) -> dict[str, Any]:
