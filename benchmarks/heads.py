@@ -8,20 +8,18 @@ move, which `hamcl` does not offer.
     python benchmarks/heads.py --stream icd10 --backbone minilm --tasks 20 --classes-per-task 8 --out heads.json
 """
 
-import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
+from one_stream import read_stream, stream_options, write_record
 from torch import Tensor
 
 from hamcl.config import HAMConfig
 from hamcl.learner import HAM
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.heads import Drift, Head, build_head, within_task
-from hamcl.streams import Samples, Stream, Task, load_stream
+from hamcl.streams import Samples, Stream, Task
 
 FEATURES = ("frozen", "adapted", "both")
 KINDS = ("ncm", "lda", "ridge", "stack")
@@ -186,39 +184,14 @@ class ManyHeads(HAM):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stream", default="icd10")
-    parser.add_argument("--data-dir")
-    parser.add_argument("--train-shards", type=int)
-    parser.add_argument("--backbone", default="minilm")
-    parser.add_argument("--image-size", type=int)
-    parser.add_argument("--tasks", type=int, default=10)
-    parser.add_argument("--classes-per-task", type=int, default=8)
-    parser.add_argument("--train-per-class", type=int)
-    parser.add_argument("--test-per-class", type=int)
-    parser.add_argument("--seed", type=int, default=100)
+    parser = stream_options(__doc__, tasks=10)
     parser.add_argument("--at", type=int, nargs="*", default=[5, 10, 20, 40], help="tasks after which to look")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=list(KINDS))
     parser.add_argument("--features", nargs="*", choices=FEATURES, default=list(FEATURES))
     parser.add_argument("--answers", nargs="*", choices=ANSWERS, default=list(ANSWERS))
     parser.add_argument("--memory", type=int, nargs="*", default=list(MEMORY), help="samples kept of each class")
-    parser.add_argument("--config", type=json.loads, default={}, help="HAMConfig options as JSON")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-
-    options = {} if args.train_shards is None else {"train_shards": args.train_shards}
-    stream = load_stream(
-        args.stream,
-        tasks=args.tasks,
-        classes_per_task=args.classes_per_task,
-        train_per_class=args.train_per_class,
-        test_per_class=args.test_per_class,
-        seed=args.seed,
-        data_dir=args.data_dir,
-        **options,
-    )
+    stream = read_stream(args)
     # A head that follows drift makes the learner read the features from before each task.
     config = {**args.config, "seed": args.seed, "head": "ridge", "head_features": "both", "drift": "noise"}
     backbone = load_backbone(args.backbone, image_size=args.image_size)
@@ -236,13 +209,7 @@ def main() -> None:
         print(f"{task.name}: {report.seconds:.0f} s", flush=True)  # type: ignore[attr-defined]
         if count in args.at or count == args.tasks:
             tables[count] = model.table(stream)
-            if args.out:
-                record = {
-                    "arguments": {**vars(args), "out": str(args.out)},
-                    "config": model.config.to_dict(),
-                    "accuracy": tables,
-                }
-                args.out.write_text(json.dumps(record, indent=2) + "\n")
+            write_record(args, model.config.to_dict(), tables)
     print("after tasks".ljust(50), *(f"{count:>6}" for count in tables))
     for name in tables[max(tables)]:
         print(name.ljust(50), *(f"{table[name]:6.1f}" for table in tables.values()))

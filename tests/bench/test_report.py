@@ -48,11 +48,18 @@ def test_configurations_of_one_method_are_told_apart_by_what_differs(done):
     assert [row.label for row in setting.rows] == ["ham (epochs=5, lr=0.1)", "ham (epochs=3, lr=0.2)", "seq-lora"]
 
 
-def test_a_preset_is_named_and_not_spelled_out(done):
-    paper = done("b", **{**PAPER, "lr": 0.3})
-    paper.command = ["ham", "run", "--preset", "paper", "--lr", "0.3"]
-    (setting,) = compare([done("a", lr=0.1), paper])
+@pytest.mark.parametrize("given", [("--preset", "paper"), ("--preset=paper",)])
+def test_a_preset_is_named_and_not_spelled_out(done, given):
+    default, paper = done("a", lr=0.1), done("b", **{**PAPER, "lr": 0.3})
+    default.command, paper.command = ["ham", "run"], ["ham", "run", *given, "--lr", "0.3"]
+    (setting,) = compare([default, paper])
     assert [row.label for row in setting.rows] == ["ham (preset=default, lr=0.1)", "ham (preset=paper, lr=0.3)"]
+
+
+def test_a_run_from_python_spells_its_options_out(done):
+    (setting,) = compare([done("a", lr=0.1), done("b", **PAPER)])
+    labels = [row.label for row in setting.rows]
+    assert not any("preset" in label for label in labels) and "merge=concat" in labels[1]
 
 
 def test_options_that_an_earlier_version_did_not_know_tell_runs_apart(done):

@@ -174,8 +174,11 @@ def _distinct(names: Sequence[str], options: Sequence[dict[str, Any]]) -> list[s
 
 def _told(run: Result) -> dict[str, Any]:
     """The options of a run, those of a preset by its name."""
-    options, line = _seedless(run.config), list(run.command)
-    preset = line[line.index("--preset") + 1] if "--preset" in line[:-1] else "default"
+    options = _seedless(run.config)
+    if not run.command:  # a run from Python does not tell what its settings were made of
+        return options
+    line = [part for word in run.command for part in word.split("=", 1)]
+    preset = line[line.index("--preset") + 1] if "--preset" in line else "default"
     unchanged = {name for name, value in PRESETS.get(preset, {}).items() if options.get(name) == value}
     return {"preset": preset, **{name: value for name, value in options.items() if name not in unchanged}}
 
