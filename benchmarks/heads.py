@@ -143,7 +143,7 @@ class ManyHeads(HAM):
         for candidate in self.heads.values():
             candidate.head.add_classes(fresh)
             if old is not None:
-                x, y = old, new
+                x, y = old, new[: len(old)]
                 if candidate.memory:
                     # The current classes are no better informed about the moves of the earlier ones than these are.
                     x, y = self._before[candidate.memory], after[candidate.memory]

@@ -220,6 +220,19 @@ def test_views_count_every_sample_that_often(build, tasks, views):
     assert accuracy(learner, [first, second]) > 1.3 / 4
 
 
+def test_drift_is_seen_on_the_clean_samples_alone(build, tasks, monkeypatch):
+    first, second = tasks(2, each=4, augmentation="photo")
+    learner = build(head="lda", views=3, drift="noise", distill=0.0)
+    learner.learn(first)
+    before, seen = features(learner, second.train), []
+    blur = type(learner.head).blur
+    monkeypatch.setattr(type(learner.head), "blur", lambda head, *moved: (seen.append(moved), blur(head, *moved)))
+    learner.learn(second)
+    ((old, new),) = seen
+    torch.testing.assert_close(old, before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(new, features(learner, second.train), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("head_features", ["adapted", "frozen", "both"])
 def test_task_scores_come_from_the_rows_on_the_features_they_were_trained_on(build, tasks, head_features):
     learner = build(head_features=head_features, task_scores=0.7, lr=3e-2, distill=0.0)

@@ -134,7 +134,7 @@ class Classifier(Method):
 
         with report.timed("features before"):
             follow = index > 0 and self.config.drift in self.head.follows
-            old = self._statistics(samples, index) if follow else None
+            old = self._extract(self._features, samples) if follow else None
         change(samples, columns, index, old, report)
         with report.timed("head"):
             if self.head is not self.rows:
@@ -189,11 +189,17 @@ class Classifier(Method):
         )
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
-        """Tell the statistics how the features moved, then add the task's samples."""
+        """Tell the statistics how the features moved, then add the task's samples.
+
+        Args:
+            old: the clean samples' features from before the task, shape (n, width), or None where nothing follows.
+            new: those of all views after it, the clean ones first, shape (views * n, width).
+            labels: columns, shape (views * n,).
+        """
         if old is not None and self.config.drift == "map":
-            self.head.move(Drift.fit(old, new))
+            self.head.move(Drift.fit(old, new[: len(old)]))
         elif old is not None:
-            self.head.blur(old, new)
+            self.head.blur(old, new[: len(old)])
         self.head.update(new, labels, self._views)
 
     @abstractmethod

@@ -73,7 +73,7 @@ class HAM(Classifier):
         """The features of the groups alone, which are also those from before the task."""
         if old is None or self.config.head_features == "frozen":
             return super()._anchors(samples, old)
-        return old[: len(samples), -self.backbone.width :]
+        return old[:, -self.backbone.width :]
 
     def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
         """Keep what was trained: the adapter and the importances."""

@@ -1,0 +1,153 @@
+"""What the measures of similarity tell apart: the same task from others, and related tasks from unrelated ones.
+
+From each superclass of a data set come two tasks of different classes, and the training samples of each task are cut
+in two halves. One adapter is trained on each half, from the bare backbone and the same initialisation. A measure is
+judged over all pairs of adapters by
+
+- the test-retest AUC: two halves of one task against adapters of different tasks;
+- the superclass AUC: different tasks of one superclass against those of different superclasses;
+- the adjusted Rand index between the superclasses and as many clusters of adapters (average linkage), and the same
+  for the tasks;
+- the seconds a pair takes, for `cka` with the features of `--probe` samples under both adapters.
+
+    python benchmarks/similarity.py icd10 --backbone minilm
+    python benchmarks/similarity.py omniglot:DATA/omniglot-8 --backbone efficientnet-lite0 --image-size 64 \
+        --classes-per-task 6 --config '{"epochs": 5}'
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+
+from hamcl.config import HAMConfig
+from hamcl.ham import Layers, similarity
+from hamcl.learner import HAM
+from hamcl.rng import generator
+from hamcl.streams import Samples, Task
+from hamcl.streams.registry import load_source
+from hamcl.streams.source import Source
+
+
+def halves(source: Source, superclasses: int, classes_per_task: int, per_class: int, seed: int) -> list[list[Task]]:
+    """Two tasks of each of the largest superclasses, each as two halves: superclass -> its four parts."""
+    members: dict[str, list[str]] = defaultdict(list)
+    for name in source.classes:
+        members[source.superclasses[name]].append(name)
+    large = sorted((names for names in members.values() if len(names) >= 2 * classes_per_task), key=len, reverse=True)
+    if len(large) < superclasses:
+        raise SystemExit(f"only {len(large)} superclasses have {2 * classes_per_task} classes")
+    random = generator(seed, "similarity")
+    found: dict[str, list[int]] = defaultdict(list)
+    for i, y in enumerate(source.train.labels):
+        found[source.classes[y]].append(i)
+    parts: list[list[Task]] = []
+    for names in large[:superclasses]:
+        order = torch.randperm(len(names), generator=random).tolist()
+        own: list[Task] = []
+        for t in range(2):
+            classes = tuple(names[i] for i in order[t * classes_per_task : (t + 1) * classes_per_task])
+            chosen = {
+                name: [found[name][i] for i in torch.randperm(len(found[name]), generator=random)[: 2 * per_class]]
+                for name in classes
+            }
+            for half in range(2):
+                picked = [(i, c) for c, name in enumerate(classes) for i in chosen[name][half::2]]
+                samples = Samples([source.train.inputs[i] for i, _ in picked], [c for _, c in picked])
+                name = f"{source.superclasses[classes[0]]}, {t + 1}, half {half + 1}"
+                own.append(Task(name, classes, samples, modality=source.modality, augmentation=source.augmentation))
+        parts.append(own)
+    return parts
+
+
+def judge(values: np.ndarray) -> dict[str, float]:
+    """AUCs and Rand indices of a matrix of similarities (adapters, adapters), four adapters of each superclass."""
+    count = len(values)
+    symmetric = (values + values.T) / 2
+    superclass, task = np.arange(count) // 4, np.arange(count) // 2
+    a, b = np.triu_indices(count, 1)
+    pair, same_task, same_super = symmetric[a, b], task[a] == task[b], superclass[a] == superclass[b]
+
+    def clustered(labels: np.ndarray) -> float:
+        clusters = AgglomerativeClustering(int(labels.max()) + 1, metric="precomputed", linkage="average")
+        return float(adjusted_rand_score(labels, clusters.fit_predict(symmetric.max() - symmetric)))
+
+    return {
+        "test-retest AUC": float(roc_auc_score(same_task, pair)),
+        "superclass AUC": float(roc_auc_score(same_super[~same_task], pair[~same_task])),
+        "task ARI": clustered(task),
+        "superclass ARI": clustered(superclass),
+        "mean, same task": float(pair[same_task].mean()),
+        "mean, same superclass": float(pair[same_super & ~same_task].mean()),
+        "mean, others": float(pair[~same_super].mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", help="data with superclasses, as for `hamcl.streams.load_source`")
+    parser.add_argument("--backbone", default="minilm")
+    parser.add_argument("--image-size", type=int)
+    parser.add_argument("--superclasses", type=int, default=8)
+    parser.add_argument("--classes-per-task", type=int, default=3)
+    parser.add_argument("--per-class", type=int, default=30, help="samples of a class in each half, at most")
+    parser.add_argument("--probe", type=int, default=64, help="samples on which cka compares")
+    parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--config", type=json.loads, default={}, help="HAMConfig options as JSON")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+
+    parts = halves(load_source(args.source), args.superclasses, args.classes_per_task, args.per_class, args.seed)
+    tasks = [task for own in parts for task in own]
+    config = {"epochs": 3, "head": "linear", "merge_rank": None, **args.config, "seed": args.seed}
+    model = HAM.from_backbone(args.backbone, HAMConfig.from_dict(config), image_size=args.image_size)
+    bare = model.state_dict()
+    adapters: list[Layers] = []
+    for task in tasks:
+        model.learn(task)
+        adapters.append(model.groups.groups[0].layers)
+        model.load_state_dict(bare)
+
+    model.augmentation = tasks[0].augmentation
+    start, changes = time.perf_counter(), []
+    for task in tasks:
+        count = min(args.probe, len(task.train))
+        probe = task.train.select([i * len(task.train) // count for i in range(count)])
+        model.model.load_groups([], [])
+        before = model._extract(model.model, probe)
+        row = []
+        for layers in adapters:
+            model.model.load_groups([layers], [1.0])
+            row.append(model._extract(model.model, probe) - before)
+        changes.append(row)
+    reading = (time.perf_counter() - start) / len(tasks) ** 2
+
+    measures: dict[str, Callable[[int, int], float]] = {
+        "weight": lambda i, j: similarity.weight(adapters[i], adapters[j]),
+        "factor": lambda i, j: similarity.factor(adapters[i], adapters[j]),
+        "cka": lambda i, j: similarity.cka(changes[i][i], changes[i][j]),
+    }
+    table: dict[str, dict[str, float]] = {}
+    for name, measure in measures.items():
+        start = time.perf_counter()
+        values = np.array([[measure(i, j) for j in range(len(tasks))] for i in range(len(tasks))])
+        seconds = (time.perf_counter() - start) / len(tasks) ** 2
+        table[name] = {**judge(values), "seconds a pair": seconds + (reading if name == "cka" else 0.0)}
+    for line in table["weight"]:
+        print(line.ljust(24), *(f"{name} {table[name][line]:.3f}".ljust(18) for name in table))
+    if args.out:
+        record = {"arguments": {**vars(args), "out": str(args.out)}, "adapters": len(adapters), "measures": table}
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
