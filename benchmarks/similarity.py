@@ -10,6 +10,11 @@ judged over all pairs of adapters by
   for the tasks;
 - the seconds a pair takes, for `cka` with the features of `--probe` samples under both adapters.
 
+Then `ham` learns the tasks in random orders, with as many groups as superclasses, which each measure fills (every
+adapter opens a group while there is room, then joins the most similar one), and with groups told to it: superclasses
+("oracle"), or pairs of tasks drawn at random. What counts is the accuracy over all classes after the last task, of the
+head and of the rows that the tasks trained, mean and standard deviation over the orders.
+
     python benchmarks/similarity.py icd10 --backbone minilm
     python benchmarks/similarity.py omniglot:DATA/omniglot-8 --backbone efficientnet-lite0 --image-size 64 \
         --classes-per-task 6 --config '{"epochs": 5}'
@@ -20,24 +25,42 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from torch import Tensor
 
 from hamcl.config import HAMConfig
-from hamcl.ham import Layers, similarity
+from hamcl.ham import Adapter, Layers, similarity
 from hamcl.learner import HAM
 from hamcl.rng import generator
 from hamcl.streams import Samples, Task
 from hamcl.streams.registry import load_source
 from hamcl.streams.source import Source
 
+MEASURES = ("weight", "factor", "cka")
 
-def halves(source: Source, superclasses: int, classes_per_task: int, per_class: int, seed: int) -> list[list[Task]]:
-    """Two tasks of each of the largest superclasses, each as two halves: superclass -> its four parts."""
+
+class Told(HAM):
+    """HAM whose groups hold the tasks of one label each.
+
+    Attributes:
+        labels: task name -> label.
+    """
+
+    labels: dict[str, int]
+
+    def _similarities(self, adapter: Adapter, samples: Samples) -> list[float]:
+        own = self.labels[adapter.task]
+        return [float(self.labels[group.tasks[0]] == own) for group in self.groups.groups]
+
+
+def tasks_of(source: Source, superclasses: int, classes_per_task: int, per_class: int, seed: int) -> list[Task]:
+    """Two tasks of each of the largest superclasses, one superclass after another."""
     members: dict[str, list[str]] = defaultdict(list)
     for name in source.classes:
         members[source.superclasses[name]].append(name)
@@ -45,26 +68,45 @@ def halves(source: Source, superclasses: int, classes_per_task: int, per_class: 
     if len(large) < superclasses:
         raise SystemExit(f"only {len(large)} superclasses have {2 * classes_per_task} classes")
     random = generator(seed, "similarity")
-    found: dict[str, list[int]] = defaultdict(list)
-    for i, y in enumerate(source.train.labels):
-        found[source.classes[y]].append(i)
-    parts: list[list[Task]] = []
+    tasks: list[Task] = []
     for names in large[:superclasses]:
         order = torch.randperm(len(names), generator=random).tolist()
-        own: list[Task] = []
         for t in range(2):
             classes = tuple(names[i] for i in order[t * classes_per_task : (t + 1) * classes_per_task])
-            chosen = {
-                name: [found[name][i] for i in torch.randperm(len(found[name]), generator=random)[: 2 * per_class]]
-                for name in classes
-            }
-            for half in range(2):
-                picked = [(i, c) for c, name in enumerate(classes) for i in chosen[name][half::2]]
-                samples = Samples([source.train.inputs[i] for i, _ in picked], [c for _, c in picked])
-                name = f"{source.superclasses[classes[0]]}, {t + 1}, half {half + 1}"
-                own.append(Task(name, classes, samples, modality=source.modality, augmentation=source.augmentation))
-        parts.append(own)
-    return parts
+            tasks.append(
+                Task(
+                    f"{source.superclasses[classes[0]]}, {t + 1}",
+                    classes,
+                    drawn(source, source.train, classes, 2 * per_class, random),
+                    test=drawn(source, source.test, classes, None, random),
+                    modality=source.modality,
+                    augmentation=source.augmentation,
+                )
+            )
+    return tasks
+
+
+def drawn(
+    source: Source, split: Samples, classes: tuple[str, ...], most: int | None, random: torch.Generator
+) -> Samples:
+    """At most so many samples of each of the classes, labelled by their position among them."""
+    found: dict[str, list[int]] = {name: [] for name in classes}
+    for i, y in enumerate(split.labels):
+        if source.classes[y] in found:
+            found[source.classes[y]].append(i)
+    indices = [rows[i] for rows in found.values() for i in torch.randperm(len(rows), generator=random)[:most].tolist()]
+    return split.select(indices, {source.classes.index(name): c for c, name in enumerate(classes)})
+
+
+def half(task: Task, which: int) -> Task:
+    """Every second training sample of each class."""
+    counts: dict[int, int] = defaultdict(int)
+    indices = []
+    for i, y in enumerate(task.train.labels):
+        if counts[y] % 2 == which:
+            indices.append(i)
+        counts[y] += 1
+    return replace(task, name=f"{task.name}, half {which + 1}", train=task.train.select(indices))
 
 
 def judge(values: np.ndarray) -> dict[str, float]:
@@ -99,6 +141,7 @@ def main() -> None:
     parser.add_argument("--classes-per-task", type=int, default=3)
     parser.add_argument("--per-class", type=int, default=30, help="samples of a class in each half, at most")
     parser.add_argument("--probe", type=int, default=64, help="samples on which cka compares")
+    parser.add_argument("--orders", type=int, default=3, help="orders of the tasks in which ham learns them; 0: none")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--config", type=json.loads, default={}, help="HAMConfig options as JSON")
     parser.add_argument("--threads", type=int, default=1)
@@ -106,8 +149,64 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
 
-    parts = halves(load_source(args.source), args.superclasses, args.classes_per_task, args.per_class, args.seed)
-    tasks = [task for own in parts for task in own]
+    whole = tasks_of(load_source(args.source), args.superclasses, args.classes_per_task, args.per_class, args.seed)
+    table = compare([half(task, which) for task in whole for which in range(2)], args)
+    for line in table["weight"]:
+        print(line.ljust(24), *(f"{name} {table[name][line]:.3f}".ljust(18) for name in table), flush=True)
+    learned = learn(whole, args) if args.orders else {}
+    for line, values in learned.items():
+        print(line.ljust(24), *(f"{name} {value:.1f}".ljust(18) for name, value in values.items()))
+    if args.out:
+        record = {"arguments": {**vars(args), "out": str(args.out)}, "measures": table, "accuracy": learned}
+        args.out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def learn(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """How groups are found -> accuracies in percent after the last task."""
+    accuracies: dict[str, dict[str, list[float]]] = {}
+    for number in range(args.orders):
+        random = generator(args.seed, "similarity", "order", number)
+        order = torch.randperm(len(tasks), generator=random).tolist()
+        paired = torch.randperm(len(tasks), generator=random).tolist()
+        labels = {
+            "oracle": {task.name: i // 2 for i, task in enumerate(tasks)},
+            "random": {tasks[i].name: position // 2 for position, i in enumerate(paired)},
+        }
+        for kind in (*MEASURES, *labels, "one group"):
+            config: dict[str, object] = {"epochs": 3, **args.config, "seed": args.seed}
+            config |= {"max_groups": 1 if kind == "one group" else args.superclasses, "threshold": 100.0}
+            if kind in MEASURES:
+                config["similarity"] = kind
+            elif kind in labels:
+                config |= {"threshold_kind": "raw", "threshold": 0.5}
+            learner = (Told if kind in labels else HAM).from_backbone(
+                args.backbone, HAMConfig.from_dict(config), image_size=args.image_size
+            )
+            if isinstance(learner, Told):
+                learner.labels = labels[kind]
+            for i in order:
+                learner.learn(tasks[i])
+            scores: dict[str, list[Tensor]] = {"head": [], "rows": []}
+            for i in order:
+                truth = torch.tensor([learner.classes.index(tasks[i].classes[y]) for y in tasks[i].test.labels])
+                rows = learner.rows.logits(learner._extract(learner.model, tasks[i].test))
+                for name, logits in (("head", learner.logits(tasks[i].test)), ("rows", rows)):
+                    scores[name].append((logits.argmax(1) == truth).double())
+            own = accuracies.setdefault(kind, {"head": [], "rows": []})
+            for name, right in scores.items():
+                own[name].append(100 * torch.cat(right).mean().item())
+    return {
+        kind: {
+            f"{name}, {what}": float(statistic(values))
+            for name, values in own.items()
+            for what, statistic in (("mean", np.mean), ("deviation", lambda v: np.std(v, ddof=min(1, len(v) - 1))))
+        }
+        for kind, own in accuracies.items()
+    }
+
+
+def compare(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Measure -> how it is judged over adapters of `tasks`, four of each superclass."""
     config = {"epochs": 3, "head": "linear", "merge_rank": None, **args.config, "seed": args.seed}
     model = HAM.from_backbone(args.backbone, HAMConfig.from_dict(config), image_size=args.image_size)
     bare = model.state_dict()
@@ -142,11 +241,7 @@ def main() -> None:
         values = np.array([[measure(i, j) for j in range(len(tasks))] for i in range(len(tasks))])
         seconds = (time.perf_counter() - start) / len(tasks) ** 2
         table[name] = {**judge(values), "seconds a pair": seconds + (reading if name == "cka" else 0.0)}
-    for line in table["weight"]:
-        print(line.ljust(24), *(f"{name} {table[name][line]:.3f}".ljust(18) for name in table))
-    if args.out:
-        record = {"arguments": {**vars(args), "out": str(args.out)}, "adapters": len(adapters), "measures": table}
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    return table
 
 
 if __name__ == "__main__":
