@@ -66,7 +66,17 @@ def test_options_that_an_earlier_version_did_not_know_tell_runs_apart(done):
     old, new = done("a"), done("b")
     del old.config["views"]
     (setting,) = compare([old, new])
-    assert [row.label for row in setting.rows] == ["ham", "ham (views=4)"]
+    assert [row.label for row in setting.rows] == ["ham (views=1)", "ham (views=4)"]
+    old.config |= {"views": 4, "forgotten": 1}
+    (setting,) = compare([old, new])
+    assert [row.label for row in setting.rows] == ["ham (forgotten=1)", "ham"]
+
+
+def test_an_option_that_came_later_and_has_no_effect_parts_no_seeds(done):
+    old, new = done("a"), done("b", seed=1)
+    del old.config["memory_per_class"]
+    (setting,) = compare([old, new])
+    assert [(row.label, len(row.runs)) for row in setting.rows] == [("ham", 2)]
 
 
 def test_streams_cut_differently_are_not_compared(done):
