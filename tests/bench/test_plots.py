@@ -56,6 +56,18 @@ def test_comparison_shows_every_method(tmp_path):
     assert {(0, 0x72, 0xB2), (0xD5, 0x5E, 0), (0, 0x9E, 0x73)} <= found
 
 
+def test_many_methods_leave_the_legend_beside_their_curves(tmp_path):
+    curves = {f"method {i} with a long name (head=ridge, depths=all)": [np.full(6, 0.1 * (i % 7))] for i in range(9)}
+    plot_comparison(tmp_path / "c.png", {"numbers": curves})
+    with Image.open(tmp_path / "c.png") as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels.shape[:2] == (round(5.2 * DPI), round(10.4 * DPI))
+    first = (abs(pixels - (0, 0x72, 0xB2)).sum(2) < 30).nonzero()[1]
+    assert first.max() - first.min() > 0.5 * pixels.shape[1], "a curve on the left, its legend on the right"
+    ink = (pixels.sum(2) < 200).nonzero()[1]
+    assert ink.max() > 0.7 * pixels.shape[1]
+
+
 def test_the_same_record_gives_the_same_picture(tmp_path):
     for name in ("a.png", "b.png"):
         plot_matrix(tmp_path / name, record(4, 4))

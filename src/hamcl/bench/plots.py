@@ -16,6 +16,8 @@ from hamcl.metrics import Floats
 
 DPI = 120
 ANNOTATED = 20  # tasks up to which every cell carries its number
+MARKERS = "os^D"
+BESIDE = 6  # curves from which on the legend stands beside the panel
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#4d4d4d")
 
 
@@ -61,29 +63,37 @@ def plot_curve(path: Path, result: Result) -> None:
 def plot_comparison(path: Path, panels: Mapping[str, Mapping[str, Sequence[Floats]]]) -> None:
     """Draw the average accuracy over steps of several methods, mean and standard deviation over their runs.
 
+    The legend lists them from the best at the end to the worst.
+
     Args:
         panels: title -> label -> one array of fractions per run, all of one length; a method known only at the end
             (NaN before) is a dashed line across.
     """
-    figure = Figure(figsize=(7.2 * len(panels), 4.4), dpi=DPI, layout="constrained")
+    many = max(len(curves) for curves in panels.values()) >= BESIDE
+    figure = Figure(
+        figsize=((10.4 if many else 7.2) * len(panels), 5.2 if many else 4.4), dpi=DPI, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        for i, (label, runs) in enumerate(curves.items()):
-            _band(axes, 100 * np.array(runs), label, COLOURS[i % len(COLOURS)])
+        ranked = sorted(curves.items(), key=lambda curve: -np.array(curve[1])[:, -1].mean())
+        for i, (label, runs) in enumerate(ranked):
+            again, colour = divmod(i, len(COLOURS))
+            _band(axes, 100 * np.array(runs), label, COLOURS[colour], MARKERS[again % len(MARKERS)])
         _accuracy_axes(axes, max(len(run) for runs in curves.values() for run in runs))
         axes.set_title(textwrap.fill(title, 80), fontsize=10)  # longer ones would run into the next panel
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if many else {"loc": "best"}
+        axes.legend(frameon=False, fontsize=8, **beside)
     _save(figure, path)
 
 
-def _band(axes: Axes, values: Floats, label: str, colour: str) -> None:
+def _band(axes: Axes, values: Floats, label: str, colour: str, marker: str) -> None:
     """One line with its band; `values` has shape (runs, steps), in percent."""
-    mean, label = values.mean(0), f"{label}, {values[:, -1].mean():.1f} % at the end"
+    mean, label = values.mean(0), textwrap.fill(f"{values[:, -1].mean():.1f} %  {label}", 56, subsequent_indent="    ")
     if np.isnan(mean[:-1]).all():
         axes.axhline(mean[-1], color=colour, ls="--", lw=1.4, label=label)
         return
     steps = np.arange(1, len(mean) + 1)
-    axes.plot(steps, mean, "-o", ms=3.5, color=colour, label=label)
+    axes.plot(steps, mean, "-", marker=marker, ms=3.5, color=colour, label=label)
     if len(values) > 1:
         std = values.std(0, ddof=1)
         axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
