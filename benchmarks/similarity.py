@@ -30,6 +30,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from one_stream import write_record
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from torch import Tensor
@@ -156,9 +157,7 @@ def main() -> None:
     learned = learn(whole, args) if args.orders else {}
     for line, values in learned.items():
         print(line.ljust(24), *(f"{name} {value:.1f}".ljust(18) for name, value in values.items()))
-    if args.out:
-        record = {"arguments": {**vars(args), "out": str(args.out)}, "measures": table, "accuracy": learned}
-        args.out.write_text(json.dumps(record, indent=2) + "\n")
+    write_record(args, args.config, {"measures": table, "learned": learned})
 
 
 def learn(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, float]]:

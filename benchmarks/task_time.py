@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from hamcl.bench.grid import read_grid
+from hamcl.bench.grid import load_data, read_grid
 from hamcl.nn.backbones import load_backbone
 from hamcl.registry import load_method
-from hamcl.streams import load_stream
 
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 
@@ -44,11 +43,7 @@ def main() -> None:
 
     named = {cell.name: cell for cell in read_grid(args.config)}
     cells = {method: named[f"{args.stream}/{method}/s{args.seed}"] for method in args.methods}
-    any_cell = cells[args.methods[0]]
-    cut = dict(any_cell.cut)
-    if "data_dir" in cut:
-        cut["data_dir"] = Path(args.data) / cut["data_dir"]
-    stream = load_stream(any_cell.spec, **cut, seed=args.seed)
+    stream = load_data(cells[args.methods[0]], args.data and Path(args.data))
     learners = {
         method: load_method(cell.method)(load_backbone(cell.backbone, **cell.read), cell.config)
         for method, cell in cells.items()

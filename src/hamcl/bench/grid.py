@@ -150,7 +150,7 @@ def run_grid(
             result = _finished(out / cell.name, cell)
             if result is None:
                 if loaded is None or loaded[0] != cell.stream:
-                    loaded = cell.stream, _load(cell, data)
+                    loaded = cell.stream, load_data(cell, data)
                 result = _run(cell, loaded[1], out / cell.name)
             done.append(result)
             told: Result | HamError = result
@@ -163,7 +163,16 @@ def run_grid(
     return done
 
 
-def _load(cell: Cell, data: Path | None) -> Stream:
+def load_data(cell: Cell, data: Path | None) -> Stream:
+    """The stream of a cell.
+
+    Args:
+        data: what its `data_dir` is relative to.
+
+    Raises:
+        UsageError: it has a `data_dir`, and `data` is None; or an option is wrong.
+        DataError: the data is not there or cannot be used.
+    """
     cut = dict(cell.cut)
     if "data_dir" in cut:
         if data is None:
@@ -280,4 +289,4 @@ def _named(point: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={'none' if value is None else value}" for name, value in point.items())
 
 
-__all__ = ["Cell", "read_grid", "run_grid", "shard"]
+__all__ = ["Cell", "load_data", "read_grid", "run_grid", "shard"]

@@ -70,9 +70,8 @@ def plot_comparison(path: Path, panels: Mapping[str, Mapping[str, Sequence[Float
             (NaN before) is a dashed line across.
     """
     many = max(len(curves) for curves in panels.values()) >= BESIDE
-    figure = Figure(
-        figsize=((10.4 if many else 7.2) * len(panels), 5.2 if many else 4.4), dpi=DPI, layout="constrained"
-    )
+    width, height = (10.4, 5.2) if many else (7.2, 4.4)
+    figure = Figure(figsize=(width * len(panels), height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         ranked = sorted(curves.items(), key=lambda curve: -np.array(curve[1])[:, -1].mean())
