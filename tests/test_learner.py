@@ -197,11 +197,11 @@ def test_stored_statistics_move_with_the_features(build, tasks):
     assert (means[True] - truth).norm() < 0.9 * (stored - truth).norm()
 
 
-def test_distillation_grows_with_the_classes_seen(build, tasks):
+def test_distillation_grows_with_the_classes_learned_before(build, tasks):
     first, second, again = tasks(7)[:3]
     grown = build(distill=5.0, distill_growth=True)
     constant = build(distill=5.0, distill_growth=False)
-    for task, factor in ((first, 1), (second, 2), (again, 3), (first, 3)):
+    for task, factor in ((first, 0), (second, 1), (again, 2), (first, 3)):
         constant.config = replace(constant.config, distill=5.0 * factor)
         assert grown.learn(task).losses == constant.learn(task).losses
     constant.config = replace(constant.config, distill=5.0)

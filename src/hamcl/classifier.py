@@ -171,8 +171,7 @@ class Classifier(Method):
         config = self.config
         if config.distill_growth:
             # What a move of the features costs grows with the classes seen before, what it gains does not.
-            seen = len({*self.classes, *task.classes})
-            config = replace(config, distill=config.distill * seen / len(task.classes))
+            config = replace(config, distill=config.distill * len(self.classes) / len(task.classes))
         return fit(
             self.model,
             rows,

@@ -79,7 +79,7 @@ class HAMConfig:
         "zscore", "Compare tau with the similarity's z-score among those seen so far, or with the raw similarity."
     )
     merge: Literal["concat", "svd", "mean", "ties", "dare", "magnitude"] = option(
-        "mean", "How an adapter is merged into its group."
+        "svd", "How an adapter is merged into its group."
     )
     merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
     density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
@@ -89,13 +89,13 @@ class HAMConfig:
     eval_batch_size: int = option(128, "Samples per forward pass without gradients.")
     lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
     head_lr: float = option(1e-2, "Learning rate of the task's classifier rows.")
-    importance_lr: float = option(1e-2, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
+    importance_lr: float = option(1e-3, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
     weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
     warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
     clip_norm: float = option(1.0, "Largest norm of the gradient; 0 turns clipping off.")
     distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
     distill_growth: bool = option(
-        True, "Multiply distill by the classes seen, the task's own included, over the task's own."
+        True, "Multiply distill by the classes learned before over the task's own: a first task is free."
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."

@@ -92,6 +92,25 @@ def test_what_trains_changes_only_with_the_task(make):
     assert trainable(model) == set()
 
 
+@pytest.mark.parametrize("backend", ["packed", "dense"])
+def test_without_the_task_nothing_shows_of_the_importances_it_trains(make, backend):
+    model = make.model("conv", backend=backend)
+    batch = make.batch(model.backbone)
+    model.load_groups([make.layers(model, 1, 2)], [0.5])
+    groups = model(batch).detach()
+    model.start_task()
+    with torch.no_grad():
+        model.group_importance[0] = 3.0
+    with model.without_task():
+        torch.testing.assert_close(model(batch), groups)
+    changed = model(batch).detach()
+    assert not torch.allclose(changed, groups)
+    model.end_task()
+    torch.testing.assert_close(model(batch), changed)
+    with model.without_task():
+        torch.testing.assert_close(model(batch), changed)
+
+
 def test_contexts_nest_and_survive_errors(make):
     model = make.model("conv")
     batch = make.batch(model.backbone)

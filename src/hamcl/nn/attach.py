@@ -39,6 +39,7 @@ class AdaptedBackbone(nn.Module):
 
     importance: nn.Parameter
     group_importance: nn.Parameter
+    settled_importance: Tensor
 
     def __init__(
         self,
@@ -87,6 +88,7 @@ class AdaptedBackbone(nn.Module):
         device = next(iter(self.layers.values())).task_A.device
         self.importance = nn.Parameter(torch.ones((), device=device), requires_grad=False)
         self.group_importance = nn.Parameter(torch.ones(max_groups or 0, device=device), requires_grad=False)
+        self.register_buffer("settled_importance", self.group_importance.detach().clone(), persistent=False)
         self._shared = Shared(self, scale, backend)
         for layer in self.layers.values():
             layer.bind(self._shared)
@@ -98,7 +100,7 @@ class AdaptedBackbone(nn.Module):
 
     @contextmanager
     def without_task(self) -> Iterator[None]:
-        """Leave the task adapter out: the features of base and groups."""
+        """Leave the task out, its adapter and what it changed of the importances: the features from before it."""
         before, self._shared.without_task = self._shared.without_task, True
         try:
             yield
@@ -189,6 +191,7 @@ class AdaptedBackbone(nn.Module):
             self.group_importance = nn.Parameter(self.group_importance.new_empty(len(layers)), requires_grad=False)
         self.group_importance.fill_(1.0)
         self.group_importance[: len(layers)] = torch.tensor(list(importances)).to(self.group_importance)
+        self.settled_importance = self.group_importance.detach().clone()
         self._shared.groups = len(layers)
         self._activate(self._shared.task)
 

@@ -53,8 +53,8 @@ class Shared:
     """What all adapted layers of one model share. A plain object, so that no layer registers the importances.
 
     Attributes:
-        owner: the module that registers `importance` and `group_importance`; read through it at every use, so that
-            no reference can go stale when a move, a copy or a load replaces the parameters.
+        owner: the module that registers `importance`, `group_importance` and `settled_importance`; read through it at
+            every use, so that no reference can go stale when a move, a copy or a load replaces the tensors.
         scale: s, the constant factor of the task's update.
         backend: how the layers compute.
         groups: how many groups are loaded.
@@ -76,8 +76,10 @@ class Shared:
         return cast(nn.Parameter, self.owner.importance)
 
     @property
-    def group_importance(self) -> nn.Parameter:
-        return cast(nn.Parameter, self.owner.group_importance)
+    def group_importance(self) -> Tensor:
+        """As a task trains it; where that task is left out, as it was before."""
+        settled = self.task and self.without_task
+        return cast(Tensor, self.owner.settled_importance if settled else self.owner.group_importance)
 
 
 @dataclass(frozen=True, eq=False)
