@@ -26,7 +26,8 @@ tiny=(--stream tiny-imagenet --data-dir "$data/tiny-imagenet-200" --train-shards
 omniglot=(--stream omniglot --data-dir "$data/omniglot-8" --tasks 20 --classes-per-task 12
   --backbone efficientnet-lite0 --image-size 64 --epochs 10 --seed 0)
 
-last=(--method ham --depths last --views 1 --drift none --no-distill-growth)
+last=(--method ham --depths last --views 1 --drift none --no-distill-growth
+  --merge mean --importance-lr 0.01)
 
 for seed in 0 1 2; do
   cell "icd10/ham-last-s$seed" "${icd10[@]}" --seed $seed "${last[@]}" --head ridge

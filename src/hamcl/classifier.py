@@ -88,7 +88,7 @@ class Classifier(Method):
                 self._begin()
                 trained, own = self._rehearsed(samples, columns, index)
                 # Texts are not augmented, so these features are the same in every epoch.
-                fixed = self.config.distill > 0 and self.backbone.modality == "text"
+                fixed = self._distill(task) > 0 and self.backbone.modality == "text"
                 anchors = self._anchors(trained, old if trained is samples else None) if fixed else None
                 rows = self.rows.trainable(torch.tensor(own), generator(self.config.seed, index, "rows"))
                 done = self._train(rows, task, trained, index, anchors, progress)
@@ -168,16 +168,12 @@ class Classifier(Method):
         anchors: Tensor | None,
         progress: Progress | None,
     ) -> Fit:
-        config = self.config
-        if config.distill_growth:
-            # What a move of the features costs grows with the classes seen before, what it gains does not.
-            config = replace(config, distill=config.distill * len(self.classes) / len(task.classes))
         return fit(
             self.model,
             rows,
             samples,
             self.backbone.preprocess,
-            config,
+            replace(self.config, distill=self._distill(task)),
             self.device,
             task=task.name,
             index=index,
@@ -186,6 +182,13 @@ class Classifier(Method):
             progress=progress,
             checkpoint=self.checkpoint,
         )
+
+    def _distill(self, task: Task) -> float:
+        """The weight of the distillation for a task about to be learned."""
+        if not self.config.distill_growth:
+            return self.config.distill
+        # What a move of the features costs grows with the classes learned before, what it gains does not.
+        return self.config.distill * len(self.classes) / len(task.classes)
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
         """Tell the statistics how the features moved, then add the task's samples.

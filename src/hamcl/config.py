@@ -13,8 +13,16 @@ import yaml
 
 from hamcl.errors import UsageError
 
-BARE: dict[str, Any] = {"depths": "last", "views": 1, "distill": 0.0, "distill_growth": False, "drift": "none"}
-"""Without what HAM adds to its paper; where the other methods start from, too."""
+BARE: dict[str, Any] = {
+    "depths": "last",
+    "views": 1,
+    "distill": 0.0,
+    "distill_growth": False,
+    "drift": "none",
+    "merge": "mean",
+    "importance_lr": 1e-2,
+}
+"""Without what HAM adds to its paper; where the other methods start from, too, whatever suits HAM."""
 PAPER: dict[str, Any] = {
     **BARE,
     "rank": 8,

@@ -12,7 +12,7 @@ import torch
 
 import hamcl.classifier
 from hamcl.bench.state import load_state, save_state
-from hamcl.config import HAMConfig
+from hamcl.config import BARE, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.method import Method
 from hamcl.nn.backbones import load_backbone
@@ -378,7 +378,7 @@ def test_texts_are_learned(build, toy, name):
 @pytest.mark.parametrize("head", ["linear", "lda"])
 @pytest.mark.parametrize("name", ["ham", "seq-lora", "lora-per-task"])
 def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build, toy, monkeypatch, name, head):
-    method, compared = build(name, "text", head=head, distill=2.0, lr=1e-2), []
+    method, compared = build(name, "text", head=head, distill=2.0, distill_growth=False, lr=1e-2), []
 
     def look(model, rows, samples, preprocess, config, device, *, anchors, **options):
         with model.without_task():
@@ -394,6 +394,27 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
     assert len(compared) == 3
     if name == "ham":
         assert not torch.allclose(compared[1][1].mean(0), compared[0][1].mean(0))
+
+
+def test_a_task_that_is_free_reads_no_features_to_stay_near(build, toy, monkeypatch):
+    method, given = build("ham", "text", head="linear", distill=2.0, distill_growth=True), []
+    fit = hamcl.classifier.fit
+    monkeypatch.setattr(
+        hamcl.classifier, "fit", lambda *args, **options: (given.append(options["anchors"]), fit(*args, **options))[1]
+    )
+    for i, classes in enumerate((["red", "green"], ["blue", "cyan"])):
+        method.learn(toy.task(f"t{i}", classes, 4, "text"))
+    assert given[0] is None
+    assert given[1].shape == (8, method.backbone.width)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "ham"])
+def test_what_suits_ham_is_no_default_of_the_others(name):
+    defaults = load_method(name).defaults
+    assert defaults.keys() >= BARE.keys()
+    differing = {option for option, value in BARE.items() if defaults[option] != value}
+    assert differing <= {"importance_lr"}, "where nothing but the adapter trains, it is 0"
+    assert defaults["importance_lr"] in (BARE["importance_lr"], 0.0)
 
 
 @pytest.mark.parametrize("name", METHODS)
