@@ -12,6 +12,7 @@ from hamcl.errors import HamError, UsageError
 from hamcl.nn._loading import Features, Loaded, reason
 from hamcl.nn.depths import Depths
 from hamcl.nn.preprocess import Preprocess
+from hamcl.nn.strided import train_in_full_precision
 from hamcl.nn.targets import default_targets
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
@@ -52,7 +53,8 @@ class Backbone(nn.Module):
         self.fingerprint = fingerprint(module)
         # Convolutions of small images run up to three times faster with the channels last (bf16, CPU).
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._frozen = tuple(module.modules())
+        apart = train_in_full_precision(module)
+        self._frozen = tuple(m for m in module.modules() if m not in apart)
         # Not in inference mode: tables that a network makes on its first run must be usable in training.
         with torch.no_grad():
             output: list[Tensor] = []
