@@ -45,6 +45,7 @@ WRONG = {
     "head_features": ("none",),
     "on_bad_sample": ("ignore",),
     "distill_growth": (1, "yes"),
+    "settle": (0, "no"),
     "drift": (True, "follow"),
     "compile": (0,),
     "device": (0,),

@@ -208,6 +208,22 @@ def test_distillation_grows_with_the_classes_learned_before(build, tasks):
     assert grown.learn(second).losses != constant.learn(second).losses
 
 
+def test_later_tasks_settle_with_their_share_of_the_classes(build, tasks):
+    first, second, again = tasks(7)[:3]
+    settling, constant = build(settle=True, distill=0.0), build(distill=0.0)
+    rates = {"lr": constant.config.lr, "importance_lr": 0.05}
+    settling.config = replace(settling.config, **rates)
+    for task, share in ((first, 1), (second, 1 / 2), (again, 1 / 3)):
+        constant.config = replace(constant.config, **{name: share * rate for name, rate in rates.items()})
+        one, other = settling.learn(task), constant.learn(task)
+        assert (one.losses, one.importance) == (other.losses, other.importance)
+    stored = settling.state_dict(), constant.state_dict()
+    tensors = [{name: value for name, value in state.items() if name != "meta"} for state in stored]
+    assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
+    constant.config = replace(constant.config, **rates)
+    assert settling.learn(first).losses != constant.learn(first).losses
+
+
 @pytest.mark.parametrize("views", [1, 3])
 def test_views_count_every_sample_that_often(build, tasks, views):
     first, second = tasks(2, each=4, augmentation="photo")

@@ -173,7 +173,7 @@ class Classifier(Method):
             rows,
             samples,
             self.backbone.preprocess,
-            replace(self.config, distill=self._distill(task)),
+            self._settings(task),
             self.device,
             task=task.name,
             index=index,
@@ -182,6 +182,15 @@ class Classifier(Method):
             progress=progress,
             checkpoint=self.checkpoint,
         )
+
+    def _settings(self, task: Task) -> HAMConfig:
+        """The options that the training of a task goes by."""
+        settings = replace(self.config, distill=self._distill(task))
+        if not settings.settle:
+            return settings
+        # Adam's steps are as long as the learning rate whatever the loss weighs: no distillation makes them shorter.
+        share = len(task.classes) / (len(task.classes) + len(self.classes))
+        return replace(settings, lr=share * settings.lr, importance_lr=share * settings.importance_lr)
 
     def _distill(self, task: Task) -> float:
         """The weight of the distillation for a task about to be learned."""

@@ -52,6 +52,7 @@ PER_TASK = (
     "clip_norm",
     "distill",
     "distill_growth",
+    "settle",
     "views",
     "precision",
     "compile",
@@ -104,6 +105,9 @@ class HAMConfig:
     distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
     distill_growth: bool = option(
         True, "Multiply distill by the classes learned before over the task's own: a first task is free."
+    )
+    settle: bool = option(
+        False, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
