@@ -9,8 +9,9 @@ from torch import Tensor, nn
 def train_in_full_precision(module: nn.Module) -> list[nn.Module]:
     """Let the strided depthwise convolutions inside `module` leave autocast on a CPU while they are in training mode.
 
-    There their backward in bf16 takes 10 to 100 times that in float32 (torch 2.13, oneDNN): in EfficientNet-Lite0 four
-    such layers took half of a training step. Inference, where bf16 is faster, stays as it is.
+    There their backward in bf16 takes 10 to 80 times that in float32 (torch 2.13, oneDNN, channels last): in
+    EfficientNet-Lite0 four such layers took nearly half of a training step. Inference, where bf16 is faster, stays as
+    it is.
 
     Returns:
         The layers changed.
