@@ -18,6 +18,7 @@ from hamcl.learner import HAM, HAMReport
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.heads import within_task
 from hamcl.streams.base import Samples, Task
+from hamcl.streams.lazy import Lazy
 from hamcl.training import extract
 
 SMALL = {
@@ -68,7 +69,7 @@ def accuracy(learner: HAM, tasks: Sequence[Task]) -> float:
 
 
 def test_the_report_of_every_task(build, tasks):
-    learner = build(density=0.5, max_groups=2)
+    learner = build(density=0.5, max_groups=2, settle=False)
     reports = [learner.learn(task) for task in tasks(4)]
     for i, report in enumerate(reports):
         assert isinstance(report, HAMReport)
@@ -210,7 +211,7 @@ def test_distillation_grows_with_the_classes_learned_before(build, tasks):
 
 def test_later_tasks_settle_with_their_share_of_the_classes(build, tasks):
     first, second, again = tasks(7)[:3]
-    settling, constant = build(settle=True, distill=0.0), build(distill=0.0)
+    settling, constant = build(distill=0.0), build(settle=False, distill=0.0)
     rates = {"lr": constant.config.lr, "importance_lr": 0.05}
     settling.config = replace(settling.config, **rates)
     for task, share in ((first, 1), (second, 1 / 2), (again, 1 / 3)):
@@ -222,6 +223,22 @@ def test_later_tasks_settle_with_their_share_of_the_classes(build, tasks):
     assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
     constant.config = replace(constant.config, **rates)
     assert settling.learn(first).losses != constant.learn(first).losses
+
+
+def test_a_task_decodes_every_image_once(build, tasks):
+    (task,) = tasks(1, each=4, augmentation="photo")
+    decoded = []
+
+    def decode(image: object, where: str) -> object:
+        decoded.append(where)
+        return image
+
+    lazy = Lazy(task.train.inputs, decode, "sample {}".format)
+    seen, plain = build(epochs=2, views=3), build(epochs=2, views=3)
+    report = seen.learn(replace(task, train=replace(task.train, inputs=lazy)))
+    assert sorted(decoded) == [f"sample {i}" for i in range(8)]
+    assert report.losses == plain.learn(task).losses
+    assert torch.equal(seen.logits(task.test), plain.logits(task.test))
 
 
 @pytest.mark.parametrize("views", [1, 3])

@@ -19,6 +19,7 @@ from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Drift, Head, Rows, TaskRows, build_head, within_task
 from hamcl.rng import generator, scoped
 from hamcl.streams.base import Joined, Modality, Samples, Task
+from hamcl.streams.lazy import Kept
 from hamcl.training import Batch, Fit, Model, Progress, fit
 
 Change = Callable[[Samples, list[int], int, Tensor | None, TaskReport], None]
@@ -114,6 +115,8 @@ class Classifier(Method):
     def _take_in(self, task: Task, change: Change, *, may_be_empty: bool = False) -> TaskReport:
         """Put a task into the model by `change`, then into the head; on an error all is as it was before."""
         start = time.perf_counter()
+        # The check, the features before, each epoch and each view read all images again.
+        task = replace(task, train=replace(task.train, inputs=Kept(task.train.inputs)))
         samples, skipped = self._usable(task, may_be_empty=may_be_empty)
         before = self.state_dict()
         try:

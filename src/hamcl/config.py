@@ -21,6 +21,7 @@ BARE: dict[str, Any] = {
     "drift": "none",
     "merge": "mean",
     "importance_lr": 1e-2,
+    "settle": False,
 }
 """Without what HAM adds to its paper; where the other methods start from, too, whatever suits HAM."""
 PAPER: dict[str, Any] = {
@@ -107,7 +108,7 @@ class HAMConfig:
         True, "Multiply distill by the classes learned before over the task's own: a first task is free."
     )
     settle: bool = option(
-        False, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
+        True, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."

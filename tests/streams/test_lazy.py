@@ -9,7 +9,7 @@ from PIL import Image
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import Samples, check, load_source, read_image
-from hamcl.streams.lazy import decode_image
+from hamcl.streams.lazy import Kept, Lazy, decode_image
 
 
 def test_nothing_is_decoded_before_it_is_indexed(tiny, tmp_path):
@@ -24,6 +24,26 @@ def test_nothing_is_decoded_before_it_is_indexed(tiny, tmp_path):
         inputs[3]
     with pytest.raises(DataError, match=r"a/0\.png is not a readable image \(of no known format\); replace it"):
         inputs[0]
+
+
+def test_images_are_decoded_once_where_there_is_room():
+    decoded = []
+
+    def decode(side, where):
+        decoded.append(where)
+        return Image.new("RGB", (side, side))
+
+    source = Lazy([4, 6, 4, 2], decode, "sample {}".format)
+    kept = Kept(source, room=3 * (16 + 16 + 4))
+    for _ in range(3):
+        assert [image.width for image in kept] == [4, 6, 4, 2]
+        assert kept[-1].width == 2 and [image.width for image in kept[1:3]] == [6, 4]
+    # The second needs more room than is left at its turn and is decoded at each of six readings.
+    assert [decoded.count(f"sample {i}") for i in range(4)] == [1, 6, 1, 1]
+    with pytest.raises(IndexError):
+        kept[4]
+    texts = Kept(Lazy(["a", "b"], lambda text, where: text, str))
+    assert list(texts) == list(texts) == ["a", "b"] and not texts.kept
 
 
 def test_inputs_survive_a_worker_process(tiny, tmp_path):

@@ -46,6 +46,42 @@ class Lazy(Sequence[Any]):
         return self.decode(self.raw[i], self.where(i))
 
 
+class Kept(Sequence[Any]):
+    """Inputs of which those read first are kept, so that passes over the same samples decode each but once.
+
+    Args:
+        source: the inputs.
+        room: bytes that decoded images may take; what does not fit is decoded again each time.
+    """
+
+    ROOM = 256 * 2**20
+
+    def __init__(self, source: Sequence[Any], room: int = ROOM) -> None:
+        self.source, self.room = source, room
+        self.kept: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        positions = range(len(self))
+        if isinstance(i, slice):
+            return Selected(self, tuple(positions[i]))
+        i = positions[i]
+        if i in self.kept:
+            return self.kept[i]
+        item = self.source[i]
+        size = item.width * item.height * len(item.getbands()) if isinstance(item, Image.Image) else 0
+        if 0 < size <= self.room:
+            self.room -= size
+            self.kept[i] = item
+        return item
+
+
 def image_files(paths: Sequence[Path]) -> Lazy:
     """Return the images in these files."""
     names = [str(path) for path in paths]
