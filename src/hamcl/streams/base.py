@@ -1,5 +1,6 @@
 """Tasks and streams: what a learner is given, one task after another."""
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +38,24 @@ class Samples:
         return Samples(Selected(self.inputs, tuple(indices)), [relabel[y] for y in labels] if relabel else labels)
 
 
+class Inputs(Sequence[Any]):
+    """A sequence whose items are computed when indexed; a slice of it is a lazy view."""
+
+    @abstractmethod
+    def at(self, i: int) -> Any:
+        """The i-th item, 0 <= i < length."""
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        positions = range(len(self))
+        return Selected(self, tuple(positions[i])) if isinstance(i, slice) else self.at(positions[i])
+
+
 @dataclass(frozen=True)
-class Selected(Sequence[Any]):
+class Selected(Inputs):
     """A lazy view of `source` at `indices`."""
 
     source: Sequence[Any]
@@ -47,16 +64,12 @@ class Selected(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.indices)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        return Selected(self.source, self.indices[i]) if isinstance(i, slice) else self.source[self.indices[i]]
+    def at(self, i: int) -> Any:
+        return self.source[self.indices[i]]
 
 
 @dataclass(frozen=True)
-class Joined(Sequence[Any]):
+class Joined(Inputs):
     """A lazy concatenation of `parts`."""
 
     parts: tuple[Sequence[Any], ...]
@@ -64,14 +77,7 @@ class Joined(Sequence[Any]):
     def __len__(self) -> int:
         return sum(len(part) for part in self.parts)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        if isinstance(i, slice):
-            return Selected(self, tuple(range(len(self))[i]))
-        i = range(len(self))[i]
+    def at(self, i: int) -> Any:
         for part in self.parts:
             if i < len(part):
                 return part[i]

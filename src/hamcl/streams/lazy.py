@@ -4,13 +4,13 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from hamcl.errors import DataError
-from hamcl.streams.base import Selected
+from hamcl.streams.base import Inputs
 
 
 class Indexed(Protocol):
@@ -21,7 +21,7 @@ class Indexed(Protocol):
 
 
 @dataclass(frozen=True)
-class Lazy(Sequence[Any]):
+class Lazy(Inputs):
     """`decode(raw[i], where(i))` for every i, computed when indexed; `where` names the sample in messages.
 
     The parts are picklable, so a data loader's worker processes can hold a copy.
@@ -34,19 +34,11 @@ class Lazy(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.raw)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        positions = range(len(self))
-        if isinstance(i, slice):
-            return Selected(self, tuple(positions[i]))
-        i = positions[i]
+    def at(self, i: int) -> Any:
         return self.decode(self.raw[i], self.where(i))
 
 
-class Kept(Sequence[Any]):
+class Kept(Inputs):
     """Inputs of which those read first are kept, so that passes over the same samples decode each but once.
 
     Args:
@@ -63,15 +55,7 @@ class Kept(Sequence[Any]):
     def __len__(self) -> int:
         return len(self.source)
 
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        positions = range(len(self))
-        if isinstance(i, slice):
-            return Selected(self, tuple(positions[i]))
-        i = positions[i]
+    def at(self, i: int) -> Any:
         if i in self.kept:
             return self.kept[i]
         item = self.source[i]
