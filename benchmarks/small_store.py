@@ -22,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "max_groups": 2,
     "targets": "qkv|fc1",
     "epochs": 3,
+    "shorten": "never",  # steps to be stopped at
     "batch_size": 8,
     "projection": 64,
     "device": "cpu",

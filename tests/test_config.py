@@ -46,6 +46,7 @@ WRONG = {
     "on_bad_sample": ("ignore",),
     "distill_growth": (1, "yes"),
     "settle": (0, "no"),
+    "shorten": (True, "no"),
     "drift": (True, "follow"),
     "compile": (0,),
     "device": (0,),

@@ -69,7 +69,7 @@ def accuracy(learner: HAM, tasks: Sequence[Task]) -> float:
 
 
 def test_the_report_of_every_task(build, tasks):
-    learner = build(density=0.5, max_groups=2, settle=False)
+    learner = build(density=0.5, max_groups=2, settle=False, shorten="never")
     reports = [learner.learn(task) for task in tasks(4)]
     for i, report in enumerate(reports):
         assert isinstance(report, HAMReport)
@@ -200,8 +200,8 @@ def test_stored_statistics_move_with_the_features(build, tasks):
 
 def test_distillation_grows_with_the_classes_learned_before(build, tasks):
     first, second, again = tasks(7)[:3]
-    grown = build(distill=5.0, distill_growth=True)
-    constant = build(distill=5.0, distill_growth=False)
+    grown = build(distill=5.0, distill_growth=True, shorten="never")
+    constant = build(distill=5.0, distill_growth=False, shorten="never")
     for task, factor in ((first, 0), (second, 1), (again, 2), (first, 3)):
         constant.config = replace(constant.config, distill=5.0 * factor)
         assert grown.learn(task).losses == constant.learn(task).losses
@@ -209,19 +209,34 @@ def test_distillation_grows_with_the_classes_learned_before(build, tasks):
     assert grown.learn(second).losses != constant.learn(second).losses
 
 
-def test_later_tasks_settle_with_their_share_of_the_classes(build, tasks):
-    first, second, again = tasks(7)[:3]
-    settling, constant = build(distill=0.0), build(settle=False, distill=0.0)
+@pytest.mark.parametrize(
+    ("modality", "options", "fewer"),
+    [
+        ("image", {}, True),
+        ("text", {}, False),
+        ("text", {"shorten": "always"}, True),
+        ("image", {"shorten": "never"}, False),
+        ("image", {"shorten": "always", "head": "linear"}, False),  # rows that classify are trained for all epochs
+        ("image", {"shorten": "always", "task_scores": 0.5}, False),
+    ],
+)
+def test_later_tasks_settle_with_their_share_of_the_classes(build, tasks, modality, options, fewer):
+    first, second, again = tasks(7, modality)[:3]
+    settling = build(modality, **{"distill": 0.0, "epochs": 6, **options})
+    constant = build(modality, **{"distill": 0.0, **options, "settle": False, "shorten": "never"})
     rates = {"lr": constant.config.lr, "importance_lr": 0.05}
     settling.config = replace(settling.config, **rates)
-    for task, share in ((first, 1), (second, 1 / 2), (again, 1 / 3)):
-        constant.config = replace(constant.config, **{name: share * rate for name, rate in rates.items()})
+    for task, parts in ((first, 1), (second, 2), (again, 3)):
+        epochs = 6 // parts if fewer else 6
+        settled = {name: rate / parts for name, rate in rates.items()}
+        constant.config = replace(constant.config, epochs=epochs, **settled)
         one, other = settling.learn(task), constant.learn(task)
         assert (one.losses, one.importance) == (other.losses, other.importance)
+        assert len(one.losses) == epochs
     stored = settling.state_dict(), constant.state_dict()
     tensors = [{name: value for name, value in state.items() if name != "meta"} for state in stored]
     assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
-    constant.config = replace(constant.config, **rates)
+    constant.config = replace(constant.config, epochs=6, **rates)
     assert settling.learn(first).losses != constant.learn(first).losses
 
 

@@ -284,6 +284,23 @@ def test_progress_tells_every_step(setting):
     assert all(s.samples_per_second > 0 for s in steps)
 
 
+@pytest.mark.parametrize(("share", "taken"), [(1.0, 6), (0.8, 5), (0.5, 3), (0.3, 2), (0.01, 1)])
+def test_a_share_of_the_steps(setting, share, taken):
+    run, steps = setting(), []
+    with watched() as seen:
+        report = run.fit(share=share, progress=steps.append)
+    assert [step.rates[0] for step in seen] == pytest.approx(
+        [_schedule(i, taken, BASE.warmup) * BASE.lr for i in range(taken)]
+    )
+    epochs = 1 + (taken > 3)
+    assert [(s.epoch, s.epochs, s.step, s.steps) for s in steps] == [
+        (1 + i // 3, epochs, 1 + i, taken) for i in range(taken)
+    ]
+    whole = [[s.loss for s in steps[i : i + 3]] for i in range(0, taken, 3)]
+    assert report.losses == pytest.approx([sum(part) / len(part) for part in whole])
+    assert report.samples == 6 * taken
+
+
 @pytest.mark.parametrize("text", [False, True])
 def test_distillation_keeps_the_features_near(setting, text):
     drifts = []

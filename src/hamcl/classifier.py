@@ -184,7 +184,16 @@ class Classifier(Method):
             anchors=anchors,
             progress=progress,
             checkpoint=self.checkpoint,
+            share=self._share(task) if self._shortened else 1.0,
         )
+
+    @property
+    def _shortened(self) -> bool:
+        """Whether later tasks train for fewer steps: not where the rows classify, whose own rate does not shrink."""
+        if self.head is self.rows or self.config.task_scores > 0:
+            return False
+        # A step on images takes twice that on texts: they are augmented, so the features to stay near are read, too.
+        return {"auto": self.backbone.modality == "image", "always": True, "never": False}[self.config.shorten]
 
     def _settings(self, task: Task) -> HAMConfig:
         """The options that the training of a task goes by."""
@@ -192,8 +201,12 @@ class Classifier(Method):
         if not settings.settle:
             return settings
         # Adam's steps are as long as the learning rate whatever the loss weighs: no distillation makes them shorter.
-        share = len(task.classes) / (len(task.classes) + len(self.classes))
+        share = self._share(task)
         return replace(settings, lr=share * settings.lr, importance_lr=share * settings.importance_lr)
+
+    def _share(self, task: Task) -> float:
+        """The share of the classes of a task about to be learned in all classes, with those before."""
+        return len(task.classes) / (len(task.classes) + len(self.classes))
 
     def _distill(self, task: Task) -> float:
         """The weight of the distillation for a task about to be learned."""

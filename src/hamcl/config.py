@@ -22,6 +22,7 @@ BARE: dict[str, Any] = {
     "merge": "mean",
     "importance_lr": 1e-2,
     "settle": False,
+    "shorten": "never",
 }
 """Without what HAM adds to its paper; where the other methods start from, too, whatever suits HAM."""
 PAPER: dict[str, Any] = {
@@ -54,6 +55,7 @@ PER_TASK = (
     "distill",
     "distill_growth",
     "settle",
+    "shorten",
     "views",
     "precision",
     "compile",
@@ -94,7 +96,7 @@ class HAMConfig:
     merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
     density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
     prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
-    epochs: int = option(3, "Passes over a task's training samples.")
+    epochs: int = option(3, "Passes over a task's training samples, before shorten.")
     batch_size: int = option(32, "Training samples per step.")
     eval_batch_size: int = option(128, "Samples per forward pass without gradients.")
     lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
@@ -109,6 +111,9 @@ class HAMConfig:
     )
     settle: bool = option(
         True, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
+    )
+    shorten: Literal["auto", "always", "never"] = option(
+        "auto", "Multiply the training steps by that share where the head is analytic; auto: for images alone."
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."

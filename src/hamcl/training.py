@@ -65,7 +65,7 @@ class Fit:
     """What training one task took.
 
     Attributes:
-        losses: mean loss of each epoch.
+        losses: mean loss of each epoch; the last may be cut short.
         seconds: wall time.
         samples: samples seen, repeats counted.
     """
@@ -182,6 +182,7 @@ def fit(
     anchors: Tensor | None = None,
     progress: Progress | None = None,
     checkpoint: Checkpoint | None = None,
+    share: float = 1.0,
 ) -> Fit:
     """Train the current adapter, the importances and the rows of one task.
 
@@ -195,6 +196,8 @@ def fit(
             otherwise they are computed for each batch.
         checkpoint: keeps the position from time to time; what it loads is where training goes on, and everything
             else must be as it was then.
+        share: the part of the epochs' steps that is taken, in (0, 1]; at least one step. The schedule of the learning
+            rates is that of the steps taken.
 
     Raises:
         TrainingError: the loss is not finite.
@@ -217,7 +220,8 @@ def fit(
         groups.append({"params": model.importance_parameters(), "lr": config.importance_lr, "weight_decay": 0.0})
     trained = [p for group in groups for p in group["params"]]
     optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=config.weight_decay))
-    steps = config.epochs * len(buckets)
+    steps = max(1, round(share * config.epochs * len(buckets)))
+    epochs = math.ceil(steps / len(buckets))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda s: _schedule(s, steps, config.warmup))
     if config.compile:
         # The groups' shapes change with every task; without this, compilation gives up after eight of them.
@@ -241,7 +245,7 @@ def fit(
                 for _ in buckets:
                     pass
             buckets.skip = step - begun * len(buckets)
-            for epoch in range(begun, config.epochs):
+            for epoch in range(begun, epochs):
                 batches = iter(loader)
                 if saved is not None:
                     restore(saved, optimizer.optimizer, scheduler, trained, device)
@@ -277,11 +281,13 @@ def fit(
                     report.seconds = time.perf_counter() - start
                     if progress:
                         rate = report.samples / report.seconds
-                        progress(Step(task, epoch + 1, config.epochs, step, steps, value, rate))
+                        progress(Step(task, epoch + 1, epochs, step, steps, value, rate))
                     if checkpoint and step < steps and checkpoint.due(epoch_done=step % len(buckets) == 0):
                         counters = {"step": step, "total": total, "report": asdict(report)}
                         checkpoint.save(capture(optimizer.optimizer, trained, device, counters))
-                report.losses.append(total / len(buckets))
+                    if step == steps:
+                        break
+                report.losses.append(total / (step - epoch * len(buckets)))
                 total = 0.0
             # No loss shows what the last step did.
             with torch.no_grad(), autocast(device, config.precision):

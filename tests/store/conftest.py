@@ -22,6 +22,7 @@ OPTIONS: dict[str, Any] = {
     "max_groups": 2,
     "targets": "qkv|fc1",
     "epochs": 2,
+    "shorten": "never",  # enough steps to stop between
     "batch_size": 4,
     "projection": 32,
     "device": "cpu",
