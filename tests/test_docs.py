@@ -1,6 +1,7 @@
 """The generated pages are those the code would generate now."""
 
 from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 
 from hamcl.config import HAMConfig, reference
@@ -22,3 +23,12 @@ def test_the_page_of_methods_names_them_all_with_their_own_options():
             if field.name not in common:
                 help_text = field.metadata["help"]
                 assert f"| `{name}` | `{field.name}` | `{field.default}` | {help_text} |" in page
+
+
+def test_the_tables_are_those_of_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
+    tables = import_module("tables")
+    for file, renew in ((DOCS.parent / "README.md", tables.readme), (DOCS / "results" / "README.md", tables.page)):
+        text = file.read_text(encoding="utf-8")
+        assert renew(text) == text, "run `python benchmarks/tables.py`"
+        assert renew(text.replace("| 9", "| 8")) == text, "a wrong figure is put right"
