@@ -7,6 +7,7 @@ A folder of records is named METHOD-sSEED, below that of its stream. What stands
 """
 
 import argparse
+import math
 import re
 from pathlib import Path
 
@@ -69,16 +70,13 @@ def runs(stream: str) -> dict[str, list[Result]]:
 def summary(title: str, streams: dict[str, str], metric: str) -> str:
     """One of README's tables: a row for each method that has the metric on one of the streams."""
     records = {stream: runs(stream) for stream in streams}
-    lines = [
-        f"| {' | '.join([title, *(name.replace(' x ', f' {TIMES} ') for name in streams.values())])} |",
-        f"|{'---|' * (1 + len(streams))}",
-    ]
+    header = [title, *(name.replace(" x ", f" {TIMES} ") for name in streams.values())]
+    lines = [f"| {' | '.join(header)} |", "|" + "---|" * len(header)]
     for name, label in ROWS.items():
         cells = []
         for found in records.values():
-            values = [
-                100 * run.metrics[metric] for run in found.get(name, []) if run.metrics[metric] == run.metrics[metric]
-            ]
+            values = [100 * run.metrics[metric] for run in found.get(name, [])]
+            values = [value for value in values if not math.isnan(value)]
             cells.append(spread(values) + f" ({len(values)})" * (len(values) > 1) if values else NONE)
         if set(cells) != {NONE}:
             lines.append(f"| {' | '.join([label, *cells])} |")

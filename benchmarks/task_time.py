@@ -1,7 +1,7 @@
 """Seconds that learning a task takes, method by method, on a stream of a grid.
 
 Each method learns the first tasks of the stream in turn, task by task, so that a change of the machine's load hits all
-of them alike; the median over the last tasks counts. The CPU clock (the default) leaves out what other processes took.
+of them alike; median and mean over the last tasks count. The CPU clock (the default) leaves out what other processes took.
 
     python benchmarks/task_time.py benchmarks/grids/rivals.yaml tiny-20x5 --data DATA --methods ham seq-lora slca ease
 """
@@ -55,12 +55,16 @@ def main() -> None:
             learner.learn(task)
             seconds[method].append(clock() - start)
         print(task.name, *(f"{method} {taken[-1]:.1f}" for method, taken in seconds.items()), flush=True)
-    medians = {method: statistics.median(taken[-args.last :]) for method, taken in seconds.items()}
+    counted = {method: taken[-args.last :] for method, taken in seconds.items()}
+    medians = {method: statistics.median(taken) for method, taken in counted.items()}
+    means = {method: statistics.mean(taken) for method, taken in counted.items()}
     for method, median in sorted(medians.items(), key=lambda item: item[1]):
-        print(f"{method:24} {median:6.1f} s")
+        print(f"{method:24} median {median:6.1f} s, mean {means[method]:6.1f} s")
     if args.out:
         record = {"arguments": {**vars(args), "config": str(args.config), "data": None, "out": str(args.out)}}
-        args.out.write_text(json.dumps({**record, "seconds": seconds, "medians": medians}, indent=2) + "\n")
+        args.out.write_text(
+            json.dumps({**record, "seconds": seconds, "medians": medians, "means": means}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":
