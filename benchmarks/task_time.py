@@ -1,7 +1,8 @@
 """Seconds that learning a task takes, method by method, on a stream of a grid.
 
 Each method learns the first tasks of the stream in turn, task by task, so that a change of the machine's load hits all
-of them alike; median and mean over the last tasks count. The CPU clock (the default) leaves out what other processes took.
+of them alike; median and mean over the last tasks count. The CPU clock (the default) leaves out what other processes
+took.
 
     python benchmarks/task_time.py benchmarks/grids/rivals.yaml tiny-20x5 --data DATA --methods ham seq-lora slca ease
 """
