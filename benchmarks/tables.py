@@ -11,8 +11,11 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+
+from hamcl.bench.plots import plot_comparison
 from hamcl.bench.records import Result
-from hamcl.bench.report import compare, report_plot, spread
+from hamcl.bench.report import compare, spread
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,8 +32,8 @@ ROWS = {
     "slca": "`slca`",
     "concat-all-ridge": "a LoRA per task, all concatenated, `ridge`",
     "lora-per-task-mean": "a LoRA per task, averaged, rows",
-    "lora-per-task-ties": "the same by TIES",
-    "lora-per-task-dare": "the same by DARE",
+    "lora-per-task-ties": "a LoRA per task, merged by TIES, rows",
+    "lora-per-task-dare": "a LoRA per task, merged by DARE, rows",
     "sd-lora": "`sd-lora`",
     "inflora": "`inflora`",
     "seq-lora-lda": "sequential LoRA + `lda`",
@@ -106,6 +109,17 @@ def page(text: str) -> str:
     return before + begin + "\n".join(sections) + end + after
 
 
+def plot(stream: str) -> None:
+    """The stream's figure, without former defaults."""
+    shown = {name: found for name, found in runs(stream).items() if name not in FORMER}
+    (setting,) = compare([run for found in shown.values() for run in found])
+    curves = {
+        re.sub("[`*]", "", ROWS.get(name, name)): [np.array(run.curve["average_accuracy"]) for run in found]
+        for name, found in shown.items()
+    }
+    plot_comparison(RESULTS / f"{stream}.png", {setting.title: curves})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", action="store_true", help="leave the figures as they are")
@@ -113,8 +127,7 @@ def main() -> None:
     for file, renew in ((ROOT / "README.md", readme), (RESULTS / "README.md", page)):
         file.write_text(renew(file.read_text(encoding="utf-8")), encoding="utf-8")
     for stream in () if args.tables else PAGE:
-        shown = [run for name, found in runs(stream).items() if name not in FORMER for run in found]
-        report_plot(RESULTS / f"{stream}.png", compare(shown))
+        plot(stream)
 
 
 if __name__ == "__main__":
