@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test lint docs
+.PHONY: setup demo test lint docs tables
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -27,3 +27,6 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m hamcl.config > docs/configuration.md
+
+tables: $(INSTALLED)
+	$(BIN)/python benchmarks/result_tables.py

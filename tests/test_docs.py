@@ -27,8 +27,8 @@ def test_the_page_of_methods_names_them_all_with_their_own_options():
 
 def test_the_tables_are_those_of_the_records(monkeypatch):
     monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
-    tables = import_module("tables")
+    tables = import_module("result_tables")
     for file, renew in ((DOCS.parent / "README.md", tables.readme), (DOCS / "results" / "README.md", tables.page)):
         text = file.read_text(encoding="utf-8")
-        assert renew(text) == text, "run `python benchmarks/tables.py`"
+        assert renew(text) == text, "run `make tables`"
         assert renew(text.replace("| 9", "| 8")) == text, "a wrong figure is put right"

@@ -1,7 +1,7 @@
 """The tables of README.md and the tables and figures of docs/results, from the records in docs/results.
 
-    python benchmarks/tables.py            # write them
-    python benchmarks/tables.py --tables   # all but the figures
+    python benchmarks/result_tables.py            # write them
+    python benchmarks/result_tables.py --tables   # all but the figures
 
 A folder of records is named METHOD-sSEED, below that of its stream. What stands around the tables is left as it is.
 """
@@ -28,6 +28,8 @@ ROWS = {
     "ranpac": "`ranpac` (adapts on the first task)",
     "frozen-lda": "frozen + `lda`",
     "frozen-ncm": "frozen + `ncm` (SimpleCIL)",
+    "frozen-linear": "frozen, rows",
+    "frozen-cosine": "frozen, cosine rows",
     "ease": "`ease`",
     "slca": "`slca`",
     "concat-all-ridge": "a LoRA per task, all concatenated, `ridge`",
