@@ -60,15 +60,11 @@ FORMER = ("ham-held", "ham-constant", "ham-settle")
 PAGE = (*SHORT, *LONG, "tiny-20x10")
 
 
-def method(folder: Path) -> str:
-    return folder.name.rpartition("-s")[0]
-
-
 def runs(stream: str) -> dict[str, list[Result]]:
     """The records of a stream by the names of their folders, without the seed."""
     found: dict[str, list[Result]] = {}
     for file in sorted((RESULTS / stream).glob("*/result.json")):
-        found.setdefault(method(file.parent), []).append(Result.read(file.parent))
+        found.setdefault(file.parent.name.rpartition("-s")[0], []).append(Result.read(file.parent))
     return found
 
 
@@ -105,7 +101,7 @@ def page(text: str) -> str:
     sections = []
     for stream in PAGE:
         (setting,) = compare([run for found in runs(stream).values() for run in found])
-        sections.append(f"#{setting.markdown()}\n![{stream}]({stream}.png)\n".replace("###", "#"))
+        sections.append(f"{setting.markdown().removeprefix('#')}\n![{stream}]({stream}.png)\n")
     before, begin, rest = text.partition("<!-- tables -->\n")
     _, end, after = rest.partition("<!-- /tables -->\n")
     return before + begin + "\n".join(sections) + end + after

@@ -192,7 +192,7 @@ class Classifier(Method):
         """Whether later tasks train for fewer steps: not where the rows classify, whose own rate does not shrink."""
         if self.head is self.rows or self.config.task_scores > 0:
             return False
-        # A step on images takes twice that on texts: they are augmented, so the features to stay near are read, too.
+        # Images are augmented, so the features to stay near are computed anew at every step, which makes it dear.
         return {"auto": self.backbone.modality == "image", "always": True, "never": False}[self.config.shorten]
 
     def _settings(self, task: Task) -> HAMConfig:

@@ -13,8 +13,10 @@ from typer.testing import CliRunner
 
 from hamcl.cli.main import app
 
-TRAINING = ("--epochs", 2, "--shorten", "never", "--lr", 0.01)
-TRAINING += ("--projection", 32, "--batch-size", 4, "--eval-batch-size", 3)
+TRAINING = (
+    *("--epochs", 2, "--shorten", "never", "--lr", 0.01),
+    *("--projection", 32, "--batch-size", 4, "--eval-batch-size", 3),
+)
 
 
 class Ham:
