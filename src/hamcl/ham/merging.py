@@ -159,9 +159,9 @@ def merge_layers(
         sparse = [how.sparsify(f, d, prune_on, generator) for f, d in zip(exact, densities, strict=True)]
         cut = [(f, s) for f, s, d in zip(exact, sparse, densities, strict=True) if d < 1]
         pruned[layer] = sum(_squared_distance(f, s) for f, s in cut), sum(float(inner(f, f)) for f, _ in cut)
-        combined = how.combine(sparse, weights)
+        combined = _capped(how.combine(sparse, weights))
         if rank is None or not how.compresses:
-            result, error = _capped(combined), 0.0
+            result, error = combined, 0.0
         else:
             result, error = compress(combined, rank)
         total = float(norm(combined))
@@ -238,7 +238,10 @@ def _elect(parts: Sequence[Factors], weights: Sequence[float]) -> Factors:
 
 
 def _capped(f: Factors) -> Factors:
-    return f if f.rank <= min(f.shape) else compress(f, min(f.shape))[0]
+    if f.rank <= min(f.shape):
+        return f
+    # Many sparse parts make a rank far above that of any delta, and what follows takes its square in time.
+    return compress(_from_dense(_dense(f), f), min(f.shape))[0]
 
 
 def _squared_distance(x: Factors, y: Factors) -> float:
