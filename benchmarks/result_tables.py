@@ -55,7 +55,7 @@ TABLES = (
     ("forgetting, %", SHORT, "forgetting"),
     ("forgetting of more, smaller tasks, %", LONG, "forgetting"),
 )
-FORMER = ("ham-held", "ham-constant", "ham-settle")
+FORMER = ("ham-held", "ham-constant", "ham-settle", "ham-wide", "ham-frozen-wide")
 """Records of former defaults, which no plot shows."""
 PAGE = (*SHORT, *LONG, "tiny-20x10")
 

@@ -63,7 +63,7 @@ EDGES = {
     "density": 1,
     "lr": 1,
     "threshold": float("inf"),
-    "projection": 0,
+    "projection": None,
 }
 
 

@@ -23,6 +23,7 @@ BARE: dict[str, Any] = {
     "importance_lr": 1e-2,
     "settle": False,
     "shorten": "never",
+    "projection": 4096,
 }
 """Without what HAM adds to its paper; where the other methods start from, too, whatever suits HAM."""
 PAPER: dict[str, Any] = {
@@ -130,8 +131,10 @@ class HAMConfig:
         "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
     )
     shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda and stack.")
-    projection: int = option(4096, "Width of the random projection of ridge and stack; 0 turns it off.")
-    views: int = option(4, "Passes over the images for the statistics; those after the first augmented.")
+    projection: int | None = option(
+        None, "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack."
+    )
+    views: int = option(2, "Passes over the images for the statistics; those after the first augmented.")
     drift: Literal["none", "map", "noise"] = option(
         "noise",
         "What stored statistics do when the features drift: nothing, follow a linear map, or count it as noise.",
@@ -156,13 +159,13 @@ class HAMConfig:
             "weight_decay",
             "clip_norm",
             "distill",
-            "projection",
             "task_scores",
             "memory_per_class",
         ):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("dropout", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        self._require("projection", self.projection is None or self.projection >= 0, "at least 0 or none")
         self._require("shrinkage", 0 <= self.shrinkage <= 1, "in [0, 1]")
         self._require("density", 0 < self.density <= 1, "in (0, 1]")
 

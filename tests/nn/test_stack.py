@@ -32,6 +32,12 @@ def learned(x: Tensor, y: Tensor, *, tasks: int = 3, projection: int = 40) -> St
     return head
 
 
+@pytest.mark.parametrize(("given", "ridge", "stack"), [(None, 4096, 1024), (24, 24, 24), (0, 13, 13)])
+def test_a_projection_has_the_width_that_suits_the_head_unless_it_is_given(given, ridge, stack):
+    assert build_head("ridge", BLOCKS, projection=given).state_dict()["gram"].shape == (ridge, ridge)
+    assert build_head("stack", BLOCKS, projection=given).state_dict()["ridge.gram"].shape == (stack, stack)
+
+
 @pytest.mark.parametrize("telling", [0, 1])
 def test_the_block_that_tells_classes_apart_gets_the_weight(telling):
     head = learned(*data(telling))

@@ -246,10 +246,11 @@ class Ridge(Head):
     """
 
     follows = frozenset({"noise"})
+    PROJECTION = 4096
     PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
     SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
-    def __init__(self, width: int, projection: int = 4096, seed: int = 0) -> None:
+    def __init__(self, width: int, projection: int = PROJECTION, seed: int = 0) -> None:
         super().__init__(width)
         self.seed = seed
         self.projection: Tensor | None = None
@@ -350,10 +351,13 @@ class Stack(Head):
     """
 
     follows = frozenset({"noise"})
+    PROJECTION = 1024
+    """Narrower than that of `Ridge` alone, whose time is the cube and whose state the square of it: the other experts
+    know most of what a wider one adds."""
     PRIOR = 2e-3
 
     def __init__(
-        self, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = 4096, seed: int = 0
+        self, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = PROJECTION, seed: int = 0
     ) -> None:
         super().__init__(sum(blocks))
         self.blocks, self.seed = tuple(blocks), seed
@@ -534,9 +538,12 @@ class TaskRows(nn.Module):
 
 
 def build_head(
-    kind: str, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = 4096, seed: int = 0
+    kind: str, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int | None = None, seed: int = 0
 ) -> Head:
-    """Make an empty head, "linear", "cosine", "ncm", "lda", "ridge" or "stack", for features of one or more blocks."""
+    """Make an empty head, "linear", "cosine", "ncm", "lda", "ridge" or "stack", for features of one or more blocks.
+
+    A `projection` of None has the width that suits the head.
+    """
     width = sum(blocks)
     match kind:
         case "linear" | "cosine":
@@ -546,8 +553,9 @@ def build_head(
         case "lda":
             return LDA(width, shrinkage)
         case "ridge":
-            return Ridge(width, projection, seed)
+            return Ridge(width, Ridge.PROJECTION if projection is None else projection, seed)
         case "stack":
+            projection = Stack.PROJECTION if projection is None else projection
             return Stack(blocks, shrinkage=shrinkage, projection=projection, seed=seed)
     raise UsageError(f"there is no head {kind!r}; choose linear, cosine, ncm, lda, ridge or stack")
 
