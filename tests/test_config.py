@@ -52,19 +52,20 @@ WRONG = {
     "device": (0,),
     "seed": (1.0, True),
 }
-EDGES = {
-    "max_groups": None,
-    "merge_rank": None,
-    "targets": "qkv",
-    "importance_lr": 0,
-    "clip_norm": 0.0,
-    "dropout": 0.0,
-    "shrinkage": 1,
-    "density": 1,
-    "lr": 1,
-    "threshold": float("inf"),
-    "projection": None,
-}
+EDGES = [
+    ("max_groups", None),
+    ("merge_rank", None),
+    ("targets", "qkv"),
+    ("importance_lr", 0),
+    ("clip_norm", 0.0),
+    ("dropout", 0.0),
+    ("shrinkage", 1),
+    ("density", 1),
+    ("lr", 1),
+    ("threshold", float("inf")),
+    ("projection", None),
+    ("projection", 0),
+]
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
@@ -73,7 +74,7 @@ def test_a_wrong_value_is_one_sentence_that_names_the_option(name, value):
         HAMConfig(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), EDGES.items())
+@pytest.mark.parametrize(("name", "value"), EDGES)
 def test_the_ends_of_the_ranges_are_allowed(name, value):
     assert getattr(HAMConfig(**{name: value}), name) == value
 
