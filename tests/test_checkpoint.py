@@ -46,7 +46,7 @@ def learner(request, toy, bert_folder):
     def make():
         text = request.param == "text"
         backbone = load_backbone(str(bert_folder)) if text else toy.vit()
-        options = {"rank": 2, "epochs": 3, "shorten": "always", "batch_size": 4, "dropout": 0.3}
+        options = {"rank": 2, "epochs": 3, "batch_size": 4, "dropout": 0.3}
         model = HAM(backbone, HAMConfig(**options, projection=16, device="cpu"))
         kind = {"modality": request.param, "augmentation": "none" if text else "photo"}
         model.learn(toy.task("one", ("a", "b"), 5, **kind))

@@ -190,10 +190,7 @@ class Classifier(Method):
     @property
     def _shortened(self) -> bool:
         """Whether later tasks train for fewer steps: not where the rows classify, whose own rate does not shrink."""
-        if self.head is self.rows or self.config.task_scores > 0:
-            return False
-        # Images are augmented, so the features to stay near are computed anew at every step, which makes it dear.
-        return {"auto": self.backbone.modality == "image", "always": True, "never": False}[self.config.shorten]
+        return self.config.shorten == "auto" and self.head is not self.rows and self.config.task_scores == 0
 
     def _settings(self, task: Task) -> HAMConfig:
         """The options that the training of a task goes by."""

@@ -113,8 +113,8 @@ class HAMConfig:
     settle: bool = option(
         True, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
     )
-    shorten: Literal["auto", "always", "never"] = option(
-        "auto", "Multiply the training steps by that share where the head is analytic; auto: for images alone."
+    shorten: Literal["auto", "never"] = option(
+        "auto", "Multiply the training steps by that share; auto: where the head is analytic."
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
