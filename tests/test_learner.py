@@ -19,7 +19,7 @@ from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.heads import within_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import Lazy
-from hamcl.training import extract
+from hamcl.training import Step, extract
 
 SMALL = {
     "device": "cpu",
@@ -207,6 +207,18 @@ def test_distillation_grows_with_the_classes_learned_before(build, tasks):
         assert grown.learn(task).losses == constant.learn(task).losses
     constant.config = replace(constant.config, distill=5.0)
     assert grown.learn(second).losses != constant.learn(second).losses
+
+
+@pytest.mark.parametrize(("modality", "steps"), [("text", 3), ("image", 2)])  # of three epochs of three steps a fifth
+def test_shortened_training_sees_every_text_at_least_once(build, tasks, modality, steps):
+    learner = build(modality, epochs=3, batch_size=4)
+    for task in tasks(4, modality):
+        learner.learn(task)
+    taken: list[Step] = []
+    (*_, last) = tasks(5, modality, each=6)
+    learner.learn(last, taken.append)
+    assert [step.step for step in taken] == list(range(1, steps + 1))
+    assert {step.epochs for step in taken} == {1}
 
 
 @pytest.mark.parametrize(

@@ -184,13 +184,17 @@ class Classifier(Method):
             anchors=anchors,
             progress=progress,
             checkpoint=self.checkpoint,
-            share=self._share(task) if self._shortened else 1.0,
+            share=self._share_of_steps(task),
         )
 
-    @property
-    def _shortened(self) -> bool:
-        """Whether later tasks train for fewer steps: not where the rows classify, whose own rate does not shrink."""
-        return self.config.shorten == "auto" and self.head is not self.rows and self.config.task_scores == 0
+    def _share_of_steps(self, task: Task) -> float:
+        """The part of the epochs' steps that a task about to be learned takes."""
+        # Rows that classify need them all: their own rate does not shrink.
+        if self.config.shorten == "never" or self.head is self.rows or self.config.task_scores > 0:
+            return 1.0
+        # Images are augmented, so the features to stay near are computed anew at every step, which makes it dear.
+        least = 1 / self.config.epochs if self.backbone.modality == "text" else 0.0
+        return max(least, self._share(task))
 
     def _settings(self, task: Task) -> HAMConfig:
         """The options that the training of a task goes by."""

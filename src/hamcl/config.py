@@ -114,7 +114,8 @@ class HAMConfig:
         True, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
     )
     shorten: Literal["auto", "never"] = option(
-        "auto", "Multiply the training steps by that share; auto: where the head is analytic."
+        "auto",
+        "Multiply the training steps by that share, on texts down to one epoch; auto: where the head is analytic.",
     )
     precision: Literal["auto", "fp32", "bf16"] = option(
         "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
