@@ -55,7 +55,15 @@ TABLES = (
     ("forgetting, %", SHORT, "forgetting"),
     ("forgetting of more, smaller tasks, %", LONG, "forgetting"),
 )
-FORMER = ("ham-held", "ham-constant", "ham-settle", "ham-wide", "ham-frozen-wide")
+FORMER = (
+    "ham-held",
+    "ham-constant",
+    "ham-settle",
+    "ham-wide",
+    "ham-frozen-wide",
+    "settled-wide",
+    "joint-ham-head-wide",
+)
 """Records of former defaults, which no plot shows."""
 PAGE = (*SHORT, *LONG, "tiny-20x10")
 
