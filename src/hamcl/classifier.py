@@ -151,7 +151,7 @@ class Classifier(Method):
         return report
 
     def _report(self, task: Task) -> TaskReport:
-        return TaskReport(task.name, list(task.classes))
+        return TaskReport(task.name, list(task.classes), notes=list(task.notes))
 
     def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor:
         """The features that distillation stays near: without the adapter in training, shape (n, width).

@@ -64,7 +64,7 @@ class HAM(Classifier):
         self.groups = Groups(config.max_groups, config.threshold, calibrated=config.threshold_kind == "zscore")
 
     def _report(self, task: Task) -> HAMReport:
-        return HAMReport(task.name, list(task.classes))
+        return HAMReport(task.name, list(task.classes), notes=list(task.notes))
 
     def _begin(self) -> None:
         self.model.start_task()

@@ -30,6 +30,7 @@ class TaskReport:
         losses: mean training loss of each epoch.
         samples_per_second: throughput of the training loop.
         skipped: one message per sample left out as unreadable.
+        notes: those of the task, see `Task`.
         phases: seconds of each phase of `learn`.
     """
 
@@ -39,6 +40,7 @@ class TaskReport:
     losses: list[float] = field(default_factory=list)
     samples_per_second: float = 0.0
     skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     phases: dict[str, float] = field(default_factory=dict)
 
     @contextmanager

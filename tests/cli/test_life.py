@@ -121,6 +121,7 @@ def test_status_shows_tasks_groups_sizes_and_the_last_evaluation(ham, life, copy
 def test_eval_counts_by_task_class_and_confusion(ham, life, copy):
     store = copy()
     told = ham.told("eval", store, life.test)
+    assert told.pop("notes") == []
     model = Store.open(store).model()
     task = load_task(life.test)
     predicted = model.predict(task.train.inputs).labels

@@ -439,3 +439,9 @@ def test_methods_are_classes_of_the_contract():
     assert len(set(kinds)) == len(METHODS)
     for kind in kinds:
         kind.config_type.from_dict(dict(kind.defaults))
+
+
+@pytest.mark.parametrize("name", ["ham", "seq-lora", "joint"])
+def test_the_report_holds_what_was_noted_when_the_data_was_read(build, stream, name):
+    noted = replace(stream[0], notes=("2 files were left out",))
+    assert build(name).learn(noted).notes == ["2 files were left out"]

@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams import Samples, Source, split
+from hamcl.streams import SOURCES, Samples, Source, load_task, split
 
 NAMES = [f"class-{i:02d}" for i in range(12)]
 counts = st.dictionaries(
@@ -250,3 +251,10 @@ def test_sources_are_checked():
         Source.build("pets", (["x"], [""]))
     with pytest.raises(DataError, match="no labelled training sample"):
         Source.build("pets", ([], []))
+
+
+def test_what_a_source_notes_goes_along(tiny, monkeypatch):
+    source = replace(tiny.source({"a": (2, 1), "b": (2, 1)}), notes=("2 files of it were left out",))
+    assert split(source, tasks=2).notes == ("2 files of it were left out",)
+    monkeypatch.setitem(SOURCES, "made", lambda request: source)
+    assert load_task("made").notes == ("2 files of it were left out",)

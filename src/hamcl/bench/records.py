@@ -103,6 +103,7 @@ class Result:
         steps: one entry per task learned so far.
         finish_seconds: training after the last task (joint training does all of it there).
         error: why a failed run stopped.
+        notes: what was left out, renamed or guessed when the stream was read.
     """
 
     method: str
@@ -117,6 +118,7 @@ class Result:
     finish_seconds: float = 0.0
     accuracy: Floats = field(default_factory=lambda: np.empty((0, 0)))
     task_accuracy: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         tasks = len(self.stream.tasks)
@@ -208,6 +210,7 @@ class Result:
                 "config": self.config,
                 "stream": self.stream,
                 "class_order": self.stream.class_order,
+                "notes": self.notes,
                 "steps": self.steps,
                 "provenance": self.provenance,
                 "command": self.command,
@@ -238,6 +241,7 @@ class Result:
                 finish_seconds=values["finish_seconds"],
                 accuracy=np.array(values["accuracy"], dtype=np.float64),
                 task_accuracy=np.array(values["task_accuracy"], dtype=np.float64),
+                notes=values.get("notes", []),  # records made before there were any have none
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"an entry is missing or unknown: {error}") from error

@@ -90,6 +90,7 @@ def run(
         config=plain(method.config.to_dict()),
         provenance=provenance(method.device),
         command=list(options.command),
+        notes=list(stream.notes),
     )
     out.mkdir(parents=True, exist_ok=True)
     if options.resume and (out / RESULT).exists():

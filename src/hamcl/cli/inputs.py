@@ -23,11 +23,13 @@ class Inputs:
         names: the path of each image, or the text itself.
         values: images, decoded when indexed (a bad one raises `DataError`), or texts.
         problems: one sentence for each argument that could not be read.
+        notes: one sentence for each thing that was left out or guessed.
     """
 
     names: list[str]
     values: Sequence[Any]
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

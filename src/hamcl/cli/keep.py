@@ -17,6 +17,7 @@ from hamcl.cli.shell import (
     Threads,
     Where,
     count,
+    note,
     prepare,
     say,
     say_json,
@@ -105,6 +106,7 @@ def import_(
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
         elif classes is None:
             task = load_task(data, name=name, augmentation=augmentation)
+            note(task.notes)
         else:
             raise UsageError("--data has its own class names; leave --classes out")
         with opened.transaction("import", f"took over the adapter {adapter} as task {name!r}") as model:

@@ -1,5 +1,6 @@
 """The practitioner's commands: one model that lives in a folder and learns for years."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -26,6 +27,7 @@ from hamcl.cli.shell import (
     Where,
     count,
     errors,
+    note,
     prepare,
     present,
     printable,
@@ -98,6 +100,7 @@ def learn(
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
         task = load_task(data, name=name, augmentation=augmentation)
+        note(task.notes)
         options = present(**given)
         folder = Path(f"{store}.runs") / task.name.replace("/", "_")
         tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=restart)
@@ -165,7 +168,10 @@ def evaluate(
         opened = Store.open(store, backbone=backbone)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
-        tasks = regroup([load_task(where) for where in data], learned, known=known)
+        read = [load_task(where) for where in data]
+        notes = [sentence for task in read for sentence in task.notes]
+        note(notes)
+        tasks = regroup(read, learned, known=known)
         result = opened.evaluate(
             tasks,
             options=present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample),
@@ -173,6 +179,6 @@ def evaluate(
             on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
         )
         if json:
-            return say_json(result)
+            return say_json({**asdict(result), "notes": notes})
         for table in tables.evaluation(result, everything=every):
             shown.print(table, highlight=False)

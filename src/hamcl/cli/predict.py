@@ -15,6 +15,7 @@ from hamcl.cli.shell import (
     Threads,
     Where,
     complain,
+    note,
     prepare,
     present,
     sentences,
@@ -54,6 +55,7 @@ def predict(
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
         asked = gather(inputs, opened.manifest.backbone.modality, sys.stdin)
+        note(asked.notes)
         for sentence in asked.problems:
             complain(sentence)
         unread = list(asked.problems)

@@ -18,6 +18,7 @@ from hamcl.cli.shell import (
     Preset,
     Threads,
     errors,
+    note,
     prepare,
     present,
     sentences,
@@ -115,6 +116,7 @@ def run(
         )
         read = present(image_size=image_size, max_length=max_length)
         data = load_stream(stream, **cut)
+        note(data.notes)
         options = RunOptions(
             method=method,
             stream={"spec": stream, **cut},

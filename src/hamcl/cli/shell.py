@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -84,6 +84,12 @@ def fail(sentence: str, code: int) -> NoReturn:
 def complain(sentence: str) -> None:
     """Say what went wrong."""
     errors.print(Text(f"error: {printable(sentence)}", style="red"), soft_wrap=True)
+
+
+def note(sentences: Iterable[str]) -> None:
+    """Say what was left out, renamed or guessed: each sentence once, on stderr, so that the answer stays clean."""
+    for sentence in dict.fromkeys(sentences):
+        errors.print(Text(f"note: {printable(sentence)}"), soft_wrap=True)
 
 
 def printable(text: str) -> str:

@@ -21,7 +21,7 @@ class Joint(SeqLoRA):
         self.waiting.append(
             Task(task.name, task.classes, samples, modality=task.modality, augmentation=task.augmentation)
         )
-        return TaskReport(task.name, list(task.classes), skipped=skipped)
+        return TaskReport(task.name, list(task.classes), skipped=skipped, notes=list(task.notes))
 
     def finish(self, progress: Progress | None = None) -> None:
         if not self.waiting:

@@ -87,7 +87,11 @@ class Joined(Inputs):
 
 @dataclass(frozen=True)
 class Task:
-    """One task: its class names and its splits, labels being positions in `classes`."""
+    """One task: its class names and its splits, labels being positions in `classes`.
+
+    Attributes:
+        notes: one sentence for each thing that was left out, renamed or guessed when the data was read.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -96,6 +100,7 @@ class Task:
     test: Samples = field(default_factory=Samples)
     modality: Modality = "image"
     augmentation: Augmentation = "none"
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = Counter(name.casefold() for name in self.classes)
@@ -118,11 +123,13 @@ class Stream(Sequence[Task]):
 
     Attributes:
         superclasses: class name -> superclass name, where the source knows one.
+        notes: one sentence for each thing that was left out, renamed or guessed when the data was read.
     """
 
     name: str
     tasks: tuple[Task, ...]
     superclasses: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -23,6 +23,8 @@ class Source:
         test: empty where the data set has no test split (`split` then holds out a fraction of `train`).
         superclasses: class name -> superclass name, where the source knows one.
         sharded: whether the training split was read from numbered files, so that `train_shards` means something.
+        notes: one sentence for each thing that was left out, renamed or guessed in reading it. They go along into
+            the task or stream and the report of learning it, and the commands print them.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Source:
     augmentation: Augmentation = "none"
     superclasses: Mapping[str, str] = field(default_factory=dict)
     sharded: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -58,6 +61,7 @@ class Source:
         augmentation: Augmentation = "none",
         superclasses: Mapping[str, str] | None = None,
         sharded: bool = False,
+        notes: Iterable[str] = (),
     ) -> "Source":
         """Return the source of `(inputs, class name of each)` pairs.
 
@@ -69,7 +73,9 @@ class Source:
         classes = tuple(y for y in order if y in present) if order is not None else tuple(sorted(present))
         position = {y: i for i, y in enumerate(classes)}
         train_split, test_split = (Samples(inputs, [position[y] for y in names]) for inputs, names in (train, test))
-        return cls(name, classes, train_split, test_split, modality, augmentation, superclasses or {}, sharded)
+        return cls(
+            name, classes, train_split, test_split, modality, augmentation, superclasses or {}, sharded, tuple(notes)
+        )
 
 
 @dataclass(frozen=True)

@@ -119,9 +119,8 @@ def split(
                 augmentation=source.augmentation,
             )
         )
-    return Stream(
-        source.name, tuple(made), {name: source.superclasses[name] for name in times if name in source.superclasses}
-    )
+    superclasses = {name: source.superclasses[name] for name in times if name in source.superclasses}
+    return Stream(source.name, tuple(made), superclasses, source.notes)
 
 
 def _check_fraction(name: str, fraction: float) -> None:

@@ -39,6 +39,7 @@ def load_task(where: str | Path, *, name: str | None = None, augmentation: Augme
         test=source.test,
         modality=source.modality,
         augmentation=augmentation or source.augmentation,
+        notes=source.notes,
     )
 
 
