@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -194,6 +195,89 @@ def test_a_text_backbone_refuses_what_is_no_text(text: TextPreprocess, image_inp
 def test_a_text_without_tokens_is_refused(text: TextPreprocess) -> None:
     with pytest.raises(DataError, match="no tokens"):
         text.transform(False, "none")("  ")
+
+
+class Counted:
+    """A tokenizer that remembers how long the texts were that it was given."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer, self.lengths = tokenizer, list[int]()
+
+    def __call__(self, text: str, **options: Any) -> Any:
+        self.lengths.append(len(text))
+        return self.tokenizer(text, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
+def word_piece(side: str = "right") -> Any:
+    """A tokenizer of whole words and their pieces, with an endless word as one unknown token, as BERT has it."""
+    from hamcl.nn._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import transformers as tf
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    pieces = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[S]", "[E]", "a", "cat", "##s", "##a", "sat"])}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[S] $A [E]", special_tokens=[("[S]", 2), ("[E]", 3)]
+    )
+    options = {"unk_token": "[UNK]", "pad_token": "[PAD]", "truncation_side": side}
+    return tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **options)
+
+
+def byte_pairs() -> Any:
+    """A tokenizer that merges pairs over the whole text, blanks too, as Llama's does."""
+    from hamcl.nn._torchvision import ensure_torchvision
+
+    ensure_torchvision()
+    import transformers as tf
+    from tokenizers import Tokenizer, models
+
+    merges = [("c", "a"), ("ca", "t"), (" ", "cat"), ("a", "a"), ("aa", "aa"), (" ", " ")]
+    letters = ["[UNK]", " ", "a", "c", "t", "s", *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({x: i for i, x in enumerate(letters)}, merges, unk_token="[UNK]"))
+    return tf.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[UNK]")
+
+
+LONG = {
+    "words": "cats sat A cat " * 2_000,
+    "letters": "a" * 30_001,
+    "pairs": "cat" * 10_000,
+    "an endless word": "x" * 30_000,
+    "blanks first": " " * 20_000 + "cats sat " * 500,
+    "blanks between": ("cat" + " " * 700) * 40,
+    "an endless word first": "x" * 15_000 + " a cat sat" * 1_000,
+    "few tokens": "cat" + " " * 30_000,
+    "a word across the cut": "x" * 130 + " cats" * 6_000,
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("make", [word_piece, lambda: word_piece("left"), byte_pairs])
+def test_a_long_text_has_the_tokens_that_it_has_when_all_of_it_is_read(name: str, make: Any) -> None:
+    tokenizer, length = make(), 8
+    found = TextPreprocess(tokenizer, length).transform(False, "none")(LONG[name])
+    whole = tokenizer(LONG[name], truncation=True, max_length=length)
+    assert found["input_ids"].tolist() == whole["input_ids"]
+    assert found["attention_mask"].tolist() == whole["attention_mask"]
+
+
+def test_of_a_text_of_any_length_a_part_is_read() -> None:
+    tokenizer = Counted(word_piece())
+    transform = TextPreprocess(tokenizer, 8).transform(False, "none")
+    item = transform("a cat sat " * 2_000_000)  # 20 MB
+    assert item["input_ids"].tolist() == [2, 4, 5, 8, 4, 5, 8, 3]
+    assert sum(tokenizer.lengths) < 1_000
+    for endless in (" " * 20_000_000, "x" * 20_000_000):
+        tokenizer.lengths.clear()
+        with pytest.raises(DataError, match="has 20,000,000 characters, too many to find its 8 tokens"):
+            transform(endless)
+        assert max(tokenizer.lengths) <= 2**20
 
 
 def test_settings_are_json(text: TextPreprocess) -> None:

@@ -141,6 +141,76 @@ def test_other_functions_are_refused(tmp_path, item, message):
         load_source(f"cifar100:{tmp_path}")
 
 
+def array_of(kind: str, shape: tuple[object, ...], data: object, fortran: bool = False) -> bytes:
+    """The pickle {b"data": an array}, as numpy writes it, with whatever is claimed of it."""
+    from numpy._core.multiarray import _reconstruct
+
+    class Dtype:
+        def __reduce__(self):
+            return np.dtype, (kind, False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    class Array:
+        def __reduce__(self):
+            return _reconstruct, (np.ndarray, (0,), b"b"), (1, shape, Dtype(), fortran, data)
+
+    return pickle.dumps({b"data": Array(), b"fine_labels": [0], b"coarse_labels": [0]}, protocol=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "data"),
+    [
+        ("O8", (1, 3072), b"\x10" * 3072 * 8),  # pointers of the file's own
+        ("u1", (1, 3072), b"short"),
+        ("u1", (2**40, 3072), b"short"),
+        ("u1", (-1, 3072), bytes(3072)),
+        ("u1", (1.0, 3072), bytes(3072)),
+        ("u1", 3072, bytes(3072)),
+        ("u1", (1, 3072), [1] * 3072),
+        ("f4", (1, 768), bytes(3072)),
+    ],
+)
+def test_an_array_of_anything_but_bytes_never_reaches_numpy(tmp_path, kind, shape, data):
+    write_cifar(tmp_path, old=False)
+    (tmp_path / "cifar-100-python" / "train").write_bytes(array_of(kind, shape, data))
+    with pytest.raises(DataError, match="its data is no array of bytes"):
+        load_source(f"cifar100:{tmp_path}")
+
+
+def test_the_crafted_arrays_are_what_numpy_itself_reads(tmp_path):
+    write_cifar(tmp_path, old=False)
+    (tmp_path / "cifar-100-python" / "train").write_bytes(array_of("u1", (1, 3072), bytes(range(256)) * 12))
+    assert np.asarray(pickle.loads(array_of("u1", (1, 4), b"abcd"))[b"data"]).tolist() == [[97, 98, 99, 100]]
+    with pytest.raises(DataError, match="no training sample of"):  # read, and too few
+        load_source(f"cifar100:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x80",
+        b"no pickle",
+        b"\x80\x02.",
+        b"\x80\x02}e.",
+        b"\x80\x02](" + b"(" * 100_000 + b".",
+        b"\x80\x02}r\xff\xff\xff\x7f.",  # remembered at place 2**31
+        b"\x80\x02j\x01\x00\x00\x00.",
+        b"\x80\x02X\xff\xff\xff\x7fx.",
+        b"\x80\x02cnumpy\ndtype\n)\x81}b.",  # built without a call
+        b"\x80\x02Pelsewhere\n.",
+        b"\x80\x02\x82\x01.",
+        b"\x80\x02}]](e]s.",
+        pickle.dumps({b"data": 1, b"fine_labels": [-1]}, protocol=2),
+    ],
+)
+def test_a_damaged_pickle_is_one_sentence(tmp_path, content):
+    write_cifar(tmp_path, old=False)
+    (tmp_path / "cifar-100-python" / "test").write_bytes(content)
+    with pytest.raises(DataError, match="unpack the archive again") as caught:
+        load_source(f"cifar100:{tmp_path}")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
 def test_broken_cifar_files_are_named(tmp_path):
     write_cifar(tmp_path, old=False)
     folder = tmp_path / "cifar-100-python"

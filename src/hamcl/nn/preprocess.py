@@ -21,6 +21,10 @@ from torchvision.transforms.v2 import functional as F  # noqa: E402
 
 Tokens = dict[str, Tensor]
 
+# Of a long text so much is read first; words of a natural text make a token from some five characters.
+CHARACTERS_PER_TOKEN = 16
+MOST_CHARACTERS = 2**20
+
 
 class Preprocess(ABC):
     """How a backbone wants its inputs. Random draws of training transforms come from torch's global generator."""
@@ -251,12 +255,38 @@ class TextTransform:
                 f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "
                 "(for example efficientnet-lite0) or a text stream"
             )
-        encoded = self.tokenizer(
-            text, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=True
-        )
+        encoded = self._encoded(text)
         if not encoded["input_ids"]:
             raise DataError(f"the text {text[:40]!r} has no tokens: leave empty texts out")
         return {key: torch.tensor(encoded[key]) for key in self.inputs if key in encoded}
+
+    def _encoded(self, text: str) -> Any:
+        """What the tokenizer gives for the whole text, of which it reads no more than that takes.
+
+        A tokenizer reads all of a text (some 200 bytes of memory a character) and drops what is too much. So a part
+        is read, and one of twice the length: where both fill `max_length` with the same tokens, none of them depends
+        on what follows. A part that does not (blanks, one endless word) is made longer.
+        """
+        size = CHARACTERS_PER_TOKEN * self.max_length
+        cut_at_the_end = self.tokenizer.truncation_side == "right"
+        while cut_at_the_end and 2 * size <= min(len(text), MOST_CHARACTERS):
+            part = self._tokens(text[:size])
+            if len(part["input_ids"]) >= self.max_length:
+                longer = self._tokens(text[: 2 * size])
+                if part["input_ids"] == longer["input_ids"]:
+                    return part
+            size *= 4
+        if len(text) > MOST_CHARACTERS:
+            raise DataError(
+                f"the text {text[:40]!r} has {len(text):,} characters, too many to find its {self.max_length} tokens "
+                f"in ({MOST_CHARACTERS:,} are read); shorten it or leave it out"
+            )
+        return self._tokens(text)
+
+    def _tokens(self, text: str) -> Any:
+        return self.tokenizer(
+            text, truncation=True, max_length=self.max_length, padding=False, return_attention_mask=True
+        )
 
 
 def _short(value: Any) -> str:
