@@ -4,7 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers or datasets is imported
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +136,62 @@ def toy() -> type[Toy]:
 def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of `Toy.save_bert`; do not change it."""
     return Toy.save_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+VISION = {**SIZES, "image_size": 32, "patch_size": 8}
+TEXT = {**SIZES, "vocab_size": 12, "max_position_embeddings": 64}
+SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert": ("Bert", TEXT),
+    "distilbert": ("DistilBert", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 12}),
+    "llama": ("Llama", {**TEXT, "num_key_value_heads": 4}),
+    "gpt2": ("GPT2", dict(n_embd=32, n_layer=1, n_head=4, vocab_size=12, bos_token_id=0, eos_token_id=0)),
+    "t5": ("T5", {"d_model": 32, "d_ff": 64, "num_layers": 1, "num_heads": 4, "d_kv": 8, "vocab_size": 12}),
+    "xlnet": ("XLNet", {"vocab_size": 12, "d_model": 32, "n_layer": 1, "n_head": 4, "d_inner": 64}),
+    "vit": ("ViT", VISION),
+    "swin": ("Swin", SWIN),
+    "resnet": ("ResNet", {"depths": [1, 1], "hidden_sizes": [16, 32], "embedding_size": 8}),
+    "ijepa": ("IJepa", VISION),
+    "clip": ("CLIP", {"vision_config": VISION, "text_config": {**TEXT, "bos_token_id": 0, "eos_token_id": 0}}),
+    "vit_mae": ("ViTMAE", VISION),
+    "wav2vec2": ("Wav2Vec2", SIZES),
+}
+"""Kind of network -> the name of its configuration in transformers, and the smallest sizes."""
+READERS = ("bert", "distilbert", "llama", "gpt2", "t5", "xlnet")
+"""Those that read texts."""
+
+
+@pytest.fixture(scope="session")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a kind to a folder as transformers, or (kinds `timm-*`) timm, saves it; do not change it."""
+    import timm
+    import transformers as tf
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    root = tmp_path_factory.mktemp("families")
+
+    def save(kind: str) -> Path:
+        folder = root / kind
+        if folder.exists():
+            return folder
+        torch.manual_seed(0)
+        if kind.startswith("timm-"):
+            model = timm.create_model(kind.removeprefix("timm-"), num_classes=7)
+            timm.models.save_for_hf(model, folder, safe_serialization=True)
+            return folder
+        name, sizes = FAMILIES[kind]
+        tf.AutoModel.from_config(getattr(tf, f"{name}Config")(**sizes)).save_pretrained(folder)
+        if kind in READERS:
+            words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "fat", "cat", "sat", "on", "mats"]
+            tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+            tokenizer.pre_tokenizer = Whitespace()
+            pad = None if kind == "gpt2" else "[PAD]"
+            tf.PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer, unk_token="[UNK]", pad_token=pad, model_max_length=64
+            ).save_pretrained(folder)
+        return folder
+
+    return save

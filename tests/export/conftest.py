@@ -1,7 +1,8 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,3 +75,36 @@ def check_cards(expected: Mapping[Path, np.ndarray]) -> None:
 def work() -> SimpleNamespace:
     """`learned`, `inputs`, `exported` and `check_cards`, see there."""
     return SimpleNamespace(learned=learned, inputs=inputs, exported=exported, check_cards=check_cards)
+
+
+IMAGES = ("vit", "swin", "resnet", "ijepa", "clip", "timm-test_vit", "timm-test_convnext", "timm-test_efficientnet")
+TEXTS = ("bert", "distilbert", "llama", "t5", "xlnet")
+WORDS = ("the", "fat", "cat", "sat", "on", "mats")
+
+
+@pytest.fixture(scope="session")
+def family_learner(family: Callable[[str], Path], toy: Any) -> Callable[..., tuple[HAM, list[Any]]]:
+    """A function from a kind of network (see `family`) and options to a learner of three classes and 18 inputs.
+
+    One learner for each kind and options serves all tests; do not change it.
+    """
+    made: dict[tuple[Any, ...], tuple[HAM, list[Any]]] = {}
+
+    def learner(kind: str, **options: Any) -> tuple[HAM, list[Any]]:
+        key = (kind, *sorted(options.items()))
+        if key not in made:
+            task = toy.task("one", ["ca", "cb", "cc"])
+            if kind in TEXTS:
+                labels = [i % 3 for i in range(18)]
+                texts = [" ".join(WORDS[(y + j % 2) % 6] for j in range(2 + i % 7)) for i, y in enumerate(labels)]
+                task = Task("one", ("ca", "cb", "cc"), Samples(texts, labels), modality="text")
+            size = {"image_size": 32} if kind in IMAGES else {}
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # no settings of an image processor
+                backbone = load_backbone(str(family(kind)), **size)
+            model = HAM(backbone, HAMConfig.from_dict({**SMALL, **options}))
+            model.learn(task)
+            made[key] = model, list((task.test if len(task.test) else task.train).inputs)[:18]
+        return made[key]
+
+    return learner

@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,8 @@ from hamcl.nn.stock import samples
 OPSET = 18
 LIMIT = 2 * 10**9
 """Bytes of weights above which they go into a file beside the graph, which protobuf limits to 2 GiB."""
+TOLERANCE = 1e-3
+"""Largest difference of the graph's scores from the model's, relative to the largest score."""
 
 
 class Scores(nn.Module):
@@ -53,8 +57,11 @@ class Scores(nn.Module):
 def save_onnx(folder: Path, learned: Learned) -> None:
     """Write `model.onnx` (opset 18; any number of samples, and of tokens) and `preprocessing.json`.
 
+    The graph is tried out where ONNX Runtime is installed: what it says must be what the model says, of one sample as
+    of many.
+
     Raises:
-        UsageError: a package is missing, or the backbone has no form in ONNX.
+        UsageError: a package is missing, or the backbone has no form in ONNX that takes any number of samples.
     """
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
@@ -77,18 +84,64 @@ def save_onnx(folder: Path, learned: Learned) -> None:
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UsageError(
-                f"backbone {learned.merged.spec!r} cannot be written as onnx ({reason}); export it as merged"
-            ) from error
+            # Its first sentence; what follows is coloured and meant for developers.
+            reason = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()[0].partition(". ")[0]
+            raise _impossible(learned, reason) from error
         assert program is not None
         program.model.metadata_props["classes"] = json.dumps(list(learned.classes), ensure_ascii=False)
         weights = sum(tensor.nbytes for tensor in model.state_dict().values())
         program.save(folder / "model.onnx", external_data=weights > LIMIT)
+        _simplify(folder / "model.onnx")
+        _try_out(folder / "model.onnx", model, batch, learned)
     settings = json.dumps(preparation(learned.merged, learned.augmentation), indent=2)
     (folder / "preprocessing.json").write_text(settings + "\n", encoding="utf-8")
     if learned.merged.modality == "text":
         save_inputs(folder, learned.merged)
+
+
+def _simplify(path: Path) -> None:
+    """Leave out the shapes of the weights, which each weight has itself: ONNX Runtime's quantizer transposes weights
+    without changing these, and then finds its own graph contradictory.
+    """
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False)
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    kept = [value for value in graph.graph.value_info if value.name not in weights]
+    del graph.graph.value_info[:]
+    graph.graph.value_info.extend(kept)
+    onnx.save(graph, path)
+
+
+def _try_out(path: Path, model: Scores, batch: Mapping[str, Tensor], learned: Learned) -> None:
+    """Compare the graph with the model on batches of another size than the one it was traced with.
+
+    A network that counts its samples in Python is written for that one count without a word of complaint.
+    """
+    import onnx
+
+    given = onnx.load(path, load_external_data=False).graph.input
+    fixed = {value.type.tensor_type.shape.dim[0].dim_value for value in given} - {0}
+    if fixed:
+        raise _impossible(learned, f"its graph takes {min(fixed)} samples at a time and no other number")
+    if find_spec("onnxruntime") is None:
+        return
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for count in (1, 5):
+        some = {name: torch.cat([tensor, tensor])[:count] for name, tensor in batch.items()}
+        expected = model(*some.values())
+        try:
+            (scores,) = session.run(["scores"], {name: tensor.numpy() for name, tensor in some.items()})
+        except Exception as error:  # ONNX Runtime's errors share no base
+            raise _impossible(learned, f"its graph does not run on {count} of the samples") from error
+        if np.abs(scores - expected.numpy()).max() > TOLERANCE * expected.abs().max():
+            raise _impossible(learned, f"its graph gives other scores for {count} of the samples")
+
+
+def _impossible(learned: Learned, reason: str) -> UsageError:
+    return UsageError(f"backbone {learned.merged.spec!r} cannot be written as onnx ({reason}); export it as merged")
 
 
 def preparation(backbone: Backbone, augmentation: str) -> dict[str, object]:

@@ -47,7 +47,8 @@ def over_tokens(hidden: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
 def at_last_token(hidden: Tensor, batch: Mapping[str, Tensor]) -> Tensor:
     """The hidden state of the last token that is not padding (padding on the right), (n, width)."""
     last = batch["attention_mask"].sum(1) - 1
-    return hidden[torch.arange(len(last), device=last.device), last]
+    # Not len(last), which would write the number of samples into an exported graph.
+    return hidden[torch.arange(last.shape[0], device=last.device), last]
 
 
 def mean_tokens(module: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
