@@ -1,4 +1,4 @@
-"""Atomic files and plain JSON."""
+"""Plain JSON."""
 
 import json
 from dataclasses import dataclass
@@ -9,22 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hamcl.bench.files import atomic, plain, read_json, write_json
+from hamcl.bench.files import plain, read_json, write_json
 from hamcl.errors import DataError
-
-
-def test_atomic_replaces_only_what_was_finished(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    with atomic(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_plain_turns_nan_into_null_and_dataclasses_into_objects():

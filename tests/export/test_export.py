@@ -13,7 +13,7 @@ from torch import nn
 from hamcl.errors import UsageError
 from hamcl.export import Card
 from hamcl.export import onnx as onnx_room
-from hamcl.export.folder import new_folder
+from hamcl.export.folder import export_folder
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.preprocess import ImagePreprocess
 from hamcl.streams.base import Samples
@@ -27,20 +27,23 @@ def model(work, toy):
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     out = tmp_path / "a" / "out"
-    with pytest.raises(RuntimeError), new_folder(out, overwrite=False) as folder:
+    with pytest.raises(RuntimeError), export_folder(out, overwrite=False) as folder:
         (folder / "half").write_text("x")
         raise RuntimeError
     assert list(out.parent.iterdir()) == []
     out.mkdir()
-    with new_folder(out, overwrite=False) as folder:  # an empty one is as good as none
+    with export_folder(out, overwrite=False) as folder:  # an empty one is as good as none
         (folder / "classes.json").write_text("1")
         assert list(out.iterdir()) == []
-    with pytest.raises(UsageError, match=r"out is not empty; choose a new folder"), new_folder(out, overwrite=False):
+    with (
+        pytest.raises(UsageError, match=r"out is not empty; choose a new folder"),
+        export_folder(out, overwrite=False),
+    ):
         pass
-    with pytest.raises(RuntimeError), new_folder(out, overwrite=True):
+    with pytest.raises(RuntimeError), export_folder(out, overwrite=True):
         raise RuntimeError
     assert (out / "classes.json").read_text() == "1"
-    with new_folder(out, overwrite=True) as folder:
+    with export_folder(out, overwrite=True) as folder:
         (folder / "classes.json").write_text("2")
     assert [path.name for path in out.parent.iterdir()] == ["out"] and (out / "classes.json").read_text() == "2"
 
@@ -49,11 +52,11 @@ def test_only_exports_are_replaced(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("x")
     message = "holds no earlier export, so it is not replaced"
-    with pytest.raises(UsageError, match=message), new_folder(tmp_path / "home", overwrite=True):
+    with pytest.raises(UsageError, match=message), export_folder(tmp_path / "home", overwrite=True):
         pass
     with (
         pytest.raises(UsageError, match="is not a folder"),
-        new_folder(tmp_path / "home" / "thesis.tex", overwrite=True),
+        export_folder(tmp_path / "home" / "thesis.tex", overwrite=True),
     ):
         pass
     assert (tmp_path / "home" / "thesis.tex").read_text() == "x"

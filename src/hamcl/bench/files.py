@@ -1,33 +1,16 @@
-"""Files that are there whole or not at all, and plain JSON."""
+"""Plain JSON."""
 
 import dataclasses
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hamcl.errors import DataError
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write to, and put it in the place of `path` once the block is through.
-
-    A process that dies at any point leaves the old file or the new one, whole.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from hamcl.whole import new_file
 
 
 def plain(value: Any) -> Any:
@@ -50,8 +33,8 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `plain(value)` atomically."""
-    with atomic(path) as temporary:
+    """Write `plain(value)`, whole or not at all."""
+    with new_file(path) as temporary:
         temporary.write_text(json.dumps(plain(value), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hamcl.bench.files import atomic
 from hamcl.bench.records import Result
 from hamcl.metrics import Floats
+from hamcl.whole import new_file
 
 DPI = 120
 ANNOTATED = 20  # tasks up to which every cell carries its number
@@ -115,5 +115,5 @@ def _accuracy_axes(axes: Axes, tasks: int) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with atomic(path) as temporary:
+    with new_file(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from hamcl.bench.files import atomic
 from hamcl.metrics import Floats, Integers
+from hamcl.whole import new_file
 
 PREDICTIONS = "predictions.parquet"
 SCHEMA = pa.schema(
@@ -58,5 +58,5 @@ def append_predictions(out: Path, step: int, tables: Sequence[pa.Table]) -> None
     if step > 0 and path.exists():
         before = pq.read_table(path, schema=SCHEMA)
         tables = [before.filter(pc.less(before["step"], step)), *tables]
-    with atomic(path) as temporary:
+    with new_file(path) as temporary:
         pq.write_table(pa.concat_tables(tables).unify_dictionaries(), temporary, compression="zstd")

@@ -92,7 +92,7 @@ def run(
         command=list(options.command),
         notes=list(stream.notes),
     )
-    out.mkdir(parents=True, exist_ok=True)
+    out.resolve().mkdir(parents=True, exist_ok=True)  # also where a link leads that is not there yet
     if options.resume and (out / RESULT).exists():
         result = _resumed(out, result)
         if result.status == "complete":

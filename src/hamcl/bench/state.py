@@ -10,9 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hamcl.bench.files import atomic, read_json, write_json
+from hamcl.bench.files import read_json, write_json
 from hamcl.errors import DataError
 from hamcl.method import State
+from hamcl.whole import new_file
 
 FOLDER = "state"
 
@@ -21,7 +22,7 @@ def save_state(out: Path, learned: int, state: State) -> None:
     """Write the state after `learned` tasks to `out/state/`."""
     tensors, meta = _paths(out, learned)
     tensors.parent.mkdir(exist_ok=True)
-    with atomic(tensors) as temporary:
+    with new_file(tensors) as temporary:
         # Copies, because safetensors refuses tensors that share memory.
         save_file(
             {name: v.detach().cpu().contiguous().clone() for name, v in state.items() if name != "meta"}, temporary

@@ -46,10 +46,10 @@ def predict(
 ) -> None:
     """Name the classes of images or texts, the most probable first."""
     with sentences(UNTOUCHED):
-        from hamcl.bench.files import atomic
         from hamcl.cli.inputs import answers, gather
         from hamcl.cli.tables import form_of, predictions, write_answers
         from hamcl.store import Store
+        from hamcl.whole import new_file
 
         chosen = form_of("jsonl" if json and form is None else form, out)
         prepare(threads)
@@ -72,7 +72,7 @@ def predict(
         elif out is None:
             write_answers(found, chosen, sys.stdout)
         else:
-            with atomic(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            with new_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
                 write_answers(found, chosen, file)
         if unread:
             raise typer.Exit(1)

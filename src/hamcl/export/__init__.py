@@ -6,7 +6,7 @@ from typing import get_args
 
 from hamcl.errors import UsageError
 from hamcl.export.card import write_card
-from hamcl.export.folder import new_folder
+from hamcl.export.folder import export_folder
 from hamcl.export.learned import Card, Kind, Learned
 from hamcl.export.usage import Form
 from hamcl.ham import final
@@ -44,7 +44,7 @@ def export(
         raise UsageError(
             f"backbone {learned.merged.spec!r} is neither a timm nor a transformers model; export it as onnx"
         )
-    with new_folder(Path(path), overwrite=overwrite) as folder:
+    with export_folder(Path(path).expanduser(), overwrite=overwrite) as folder:
         export_classes(folder, learned.classes)
         stock = WRITERS[kind](learned, folder)
         write_card(folder, learned, Form(kind, stock), card or Card())
