@@ -4,13 +4,13 @@ import io
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hamcl.errors import DataError
 from hamcl.nn.preprocess import Preprocess
 from hamcl.rng import generator
 from hamcl.streams.base import Modality, Samples
+from hamcl.streams.pixels import decode_image
 
 
 class Memory:
@@ -92,4 +92,4 @@ def _encoded(x: Any) -> bytes:
 
 
 def _decoded(data: bytes, modality: Modality) -> Any:
-    return data.decode() if modality == "text" else Image.open(io.BytesIO(data)).convert("RGB")
+    return data.decode() if modality == "text" else decode_image(data, "a stored sample")

@@ -285,3 +285,40 @@ def test_settings_are_json(text: TextPreprocess) -> None:
         described = preprocess.describe()
         assert json.loads(json.dumps(described)) == described and described["modality"] == preprocess.modality
     assert ImagePreprocess(8).describe() != ImagePreprocess(9).describe()
+
+
+@pytest.mark.parametrize("augmentation", AUGMENTATIONS)
+@pytest.mark.parametrize("train", [False, True])
+def test_a_very_long_image_makes_no_huge_one(augmentation: str, train: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """30,000 x 2 pixels, whose shorter side would become 224 with the longer one 3,360,000."""
+    made = []
+
+    def noted(self: Image.Image, image: object) -> Image.Image:
+        made.append(original(self, image))
+        return made[-1]
+
+    original = Image.Image._new
+    monkeypatch.setattr(Image.Image, "_new", noted)
+    for size in ((30_000, 2), (3, 20_000)):
+        tensor = ImagePreprocess(224).transform(train, augmentation)(Image.new("RGB", size, (255, 0, 0)))
+        assert tensor.shape == (3, 224, 224)
+    assert max(image.width * image.height for image in made) <= 4096**2
+
+
+def test_of_a_very_long_image_the_middle_is_seen() -> None:
+    image = Image.new("RGB", (3000, 20), "black")
+    image.paste("white", (1490, 0, 1510, 20))
+    assert (unit(20).transform(False, "none")(image) == 1).all()
+    columns = unit(80).transform(False, "handwriting")(image)[0].amax(0)
+    assert columns.argmax() in (39, 40) and columns[40] > 0.05 and (columns[[0, -1]] == 0).all()
+
+
+def test_images_are_upright_and_whole_whatever_their_mode() -> None:
+    """What the Python API is given need not be decoded by hamcl."""
+    image = Image.new("RGBA", (8, 16), (0, 0, 0, 0))
+    assert (unit(8).transform(False, "none")(image) == 1).all()
+    turned = stripes(16, 8)
+    turned.getexif()[0x0112] = 6
+    tensor = unit(8).transform(False, "none")(turned)
+    assert tensor[0, 0, 0] < tensor[0, -1, 0] and tensor[0, 0, 0] == tensor[0, 0, -1]
+    assert unit(8).small(turned).size == (8, 16)

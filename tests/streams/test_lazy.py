@@ -9,7 +9,8 @@ from PIL import Image
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import Samples, check, load_source, read_image
-from hamcl.streams.lazy import Kept, Lazy, decode_image
+from hamcl.streams.lazy import Kept, Lazy
+from hamcl.streams.pixels import decode_image
 
 
 def test_nothing_is_decoded_before_it_is_indexed(tiny, tmp_path):

@@ -1,5 +1,7 @@
 """The `ham` command: it reads options, calls the library and shows what comes back."""
 
+import logging
+import warnings
 from typing import Annotated
 
 import typer
@@ -30,6 +32,9 @@ def main(
     ] = False,
 ) -> None:
     """Continual learning by hierarchical adapter merging."""
+    # What Pillow finds odd in a file that it reads all the same; what it cannot read becomes a sentence of ours.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"

@@ -12,6 +12,7 @@ from torch import Tensor
 from hamcl.errors import DataError
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.streams.base import Augmentation, Modality
+from hamcl.streams.pixels import rgb
 
 # Also when this module is imported by a worker process that unpickles a transform.
 ensure_torchvision()
@@ -24,6 +25,12 @@ Tokens = dict[str, Tensor]
 # Of a long text so much is read first; words of a natural text make a token from some five characters.
 CHARACTERS_PER_TOKEN = 16
 MOST_CHARACTERS = 2**20
+
+LONGEST = 16
+"""Of a photograph longer than this many times its shorter side the middle is taken before its size is changed."""
+
+WIDEST = 4096
+"""Handwriting longer than this, in pixels, is shrunk to it before it is padded to a square."""
 
 
 class Preprocess(ABC):
@@ -107,7 +114,7 @@ class ImagePreprocess(Preprocess):
 
     def small(self, x: Image.Image) -> Image.Image:
         """The RGB image, its shorter side no longer than evaluation makes it before it cuts."""
-        x, side = x.convert("RGB"), round(self.size / self.crop_pct)
+        x, side = rgb(x), round(self.size / self.crop_pct)
         return F.resize(x, [side], InterpolationMode(self.interpolation)) if min(x.size) > side else x
 
     def describe(self) -> dict[str, Any]:
@@ -136,7 +143,7 @@ class ImageTransform:
                 f"this backbone reads images, but the input is {_short(image)}: choose a text backbone "
                 "(for example minilm) or an image stream"
             )
-        image = image.convert("RGB")
+        image = rgb(image)
         for step in self.steps:
             image = step(image)
         return F.pil_to_tensor(image).float().sub_(self.mean).mul_(self.scale)
@@ -152,6 +159,8 @@ class Fit:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         shorter = min(image.size)
+        if max(image.size) > LONGEST * shorter:
+            image = middle(image)
         if self.crop_pct < 1 and shorter > self.size:
             target = round(self.size / self.crop_pct)
         elif image.width == image.height:
@@ -161,13 +170,21 @@ class Fit:
         return F.center_crop(F.resize(image, [target], self.mode), [self.size, self.size])
 
 
+def middle(image: Image.Image) -> Image.Image:
+    """The middle of a long image, `LONGEST` times as long as its shorter side."""
+    x, y = (max(0, side - LONGEST * min(image.size)) // 2 for side in image.size)
+    return image.crop((x, y, image.width - x, image.height - y))
+
+
 class ToSquare:
     """Pad the shorter side evenly with the background."""
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        width, height = image.size
-        if width == height:
+        if image.width == image.height:
             return image
+        if max(image.size) > WIDEST:
+            image = image.resize([max(1, round(side * WIDEST / max(image.size))) for side in image.size])
+        width, height = image.size
         side = max(width, height)
         square = Image.new("RGB", (side, side), background(image))
         square.paste(image, ((side - width) // 2, (side - height) // 2))

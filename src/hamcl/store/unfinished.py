@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from hamcl.store.lock import now
 from hamcl.store.manifest import FORMAT, LIMIT, Single, dump, opened, sealed, valid
 from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
 from hamcl.streams.base import Task
+from hamcl.streams.pixels import rgb
 
 UNFINISHED = "unfinished.json"
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft", "accelerate", "numpy", "pillow")
@@ -50,6 +52,8 @@ def digest(task: Task) -> str:
     for i, label in enumerate(task.train.labels):
         try:
             sample = task.train.inputs[i]
+            if isinstance(sample, Image.Image):
+                sample = rgb(sample)
         except DataError:
             content = b"unreadable"
         else:

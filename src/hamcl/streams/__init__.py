@@ -2,7 +2,7 @@
 
 from hamcl.streams.base import Samples, Stream, Task
 from hamcl.streams.check import check
-from hamcl.streams.lazy import read_image
+from hamcl.streams.pixels import read_image
 from hamcl.streams.registry import SOURCES, load_source, load_stream
 from hamcl.streams.source import Source
 from hamcl.streams.split import split

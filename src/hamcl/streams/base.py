@@ -17,7 +17,8 @@ class Samples:
     """One split of a task: inputs and their labels.
 
     Attributes:
-        inputs: texts (`str`) or RGB `PIL.Image`s; images are decoded when indexed, so only indices travel.
+        inputs: texts (`str`) or `PIL.Image`s of any mode (see `hamcl.streams.pixels.rgb`); images of files
+            are decoded when indexed, so only indices travel.
             A bad sample raises `DataError` that names the file when it is indexed.
         labels: positions in the class list of the task (or of the source) this split belongs to.
     """

@@ -3,8 +3,11 @@
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+from PIL import Image
+
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Samples
+from hamcl.streams.pixels import rgb
 from hamcl.streams.source import did_you_mean, listed
 
 OnBadSample = Literal["error", "skip"]
@@ -28,7 +31,9 @@ def check(
     good, messages = [], []
     for i in range(len(samples)):
         try:
-            samples.inputs[i]
+            sample = samples.inputs[i]
+            if isinstance(sample, Image.Image):  # given as it was opened, or decoded already
+                rgb(sample, f"training image {i}")
         except DataError as error:
             if on_bad_sample == "error":
                 raise

@@ -8,7 +8,8 @@ from typing import Any
 
 from hamcl.errors import DataError
 from hamcl.streams import hub, local, pickled
-from hamcl.streams.lazy import Lazy, from_pixels, numbered
+from hamcl.streams.lazy import Lazy, numbered
+from hamcl.streams.pixels import from_pixels
 from hamcl.streams.source import Request, Source
 
 HUB_ID = "uoft-cs/cifar100"

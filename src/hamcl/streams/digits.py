@@ -5,7 +5,8 @@ from functools import partial
 import numpy as np
 
 from hamcl.errors import UsageError
-from hamcl.streams.lazy import Lazy, from_pixels, numbered
+from hamcl.streams.lazy import Lazy, numbered
+from hamcl.streams.pixels import from_pixels
 from hamcl.streams.source import Request, Source
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

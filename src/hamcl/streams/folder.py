@@ -4,9 +4,8 @@ from pathlib import Path
 
 from hamcl.errors import DataError
 from hamcl.streams.lazy import Lazy, image_files
+from hamcl.streams.pixels import SUFFIXES
 from hamcl.streams.source import Request, Source, test_split, title
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
 
 
 def load(request: Request) -> Source:

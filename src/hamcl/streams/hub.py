@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hamcl.errors import DataError
 from hamcl.streams.columns import Columns, Rows, assemble
-from hamcl.streams.lazy import Lazy, check_text, decode_image, numbered, read_image
+from hamcl.streams.lazy import Lazy, check_text, numbered
+from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.source import Request, Source
 
 if TYPE_CHECKING:

@@ -1,16 +1,15 @@
-"""Samples decoded when they are indexed, and the one way an image file becomes an RGB image."""
+"""Samples decoded when they are indexed."""
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from hamcl.errors import DataError
 from hamcl.streams.base import Inputs
+from hamcl.streams.pixels import read_image
 
 
 class Indexed(Protocol):
@@ -69,49 +68,11 @@ class Kept(Inputs):
 def image_files(paths: Sequence[Path]) -> Lazy:
     """Return the images in these files."""
     names = [str(path) for path in paths]
-    return Lazy(names, _read_image, names.__getitem__)
+    return Lazy(names, _read, names.__getitem__)
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """Return the image in a file as RGB, upright as its EXIF orientation says.
-
-    Raises:
-        DataError: the file cannot be read or is not an image.
-    """
-    return _read_image(str(path), str(path))
-
-
-def _read_image(path: str, where: str) -> Image.Image:
-    try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise DataError(f"{where} cannot be read ({error.strerror}); restore the file or remove it") from error
-    return decode_image(data, where)
-
-
-def decode_image(data: bytes, where: str) -> Image.Image:
-    """Return encoded image bytes as an RGB image, upright as its EXIF orientation says.
-
-    Raises:
-        DataError: `where` holds no image that can be decoded.
-    """
-    if not data:
-        raise DataError(f"{where} is empty; replace the image or remove it")
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I"):  # 16-bit grey: convert() alone would clip it to white
-                upright = upright.point(lambda value: value / 256).convert("L")
-            return upright.convert("RGB")
-    except UnidentifiedImageError as error:
-        raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
-    except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
-        raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error
-
-
-def from_pixels(pixels: np.ndarray, where: str) -> Image.Image:
-    """Return an 8-bit array (H, W) or (H, W, 3) as an RGB image."""
-    return Image.fromarray(pixels).convert("RGB")
+def _read(path: str, where: str) -> Image.Image:
+    return read_image(path)
 
 
 def check_text(text: Any, where: str) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from hamcl.errors import DataError
 from hamcl.streams import local
-from hamcl.streams.lazy import Lazy, decode_image
+from hamcl.streams.lazy import Lazy
+from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import Request, Source
 
 # In the order of preference: the small sets repeat alphabets of the background set and of each other.

@@ -11,7 +11,8 @@ from typing import Any
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.columns import Columns, Rows, assemble
-from hamcl.streams.lazy import Lazy, check_text, decode_image
+from hamcl.streams.lazy import Lazy, check_text
+from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")

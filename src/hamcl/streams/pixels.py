@@ -1,0 +1,154 @@
+"""The one way an image becomes RGB pixels: from a file, from its bytes, or from what somebody opened with Pillow."""
+
+import contextlib
+import io
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from hamcl.errors import DataError
+
+if find_spec("pillow_heif"):
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+SUFFIXES_OF = {
+    format_: sorted(suffix for suffix, owner in Image.registered_extensions().items() if owner == format_)
+    for format_ in ("JPEG", "MPO", "PNG", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM", "JPEG2000", "AVIF", "HEIF")
+}
+"""The formats that are read, by Pillow's names, and the suffixes of their files (none where Pillow lacks a format).
+
+Pillow opens more, some of them by starting other programs (EPS) or with decoders that nobody looks after.
+"""
+
+FORMATS = tuple(format_ for format_ in SUFFIXES_OF if format_ in Image.OPEN)
+SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
+
+UNREAD = (
+    {".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs", ".webp", ".jp2", ".jxl", ".svg", ".svgz", ".psd"}
+    | {".eps", ".ps", ".pdf", ".xcf", ".ico", ".icns", ".tga", ".pcx", ".exr", ".hdr", ".dds", ".dcm", ".raw", ".dng"}
+    | {".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".raf", ".rw2", ".srw", ".pef"}
+) - SUFFIXES
+"""Suffixes of images that are not read here, so that they can be named where they are left out."""
+
+MAX_PIXELS = 2**30 // 12
+"""The most pixels an image may have, 89 million, above which Pillow warns: a larger one takes a gigabyte to read."""
+
+RANGES = (255, 4095, 65535)
+"""The largest values of 8, 12 and 16 bits."""
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """Return the image in a file as RGB, see `rgb`.
+
+    Raises:
+        DataError: the file cannot be read or is not an image.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}); restore the file or remove it") from error
+    return decode_image(data, str(path))
+
+
+def decode_image(data: bytes, where: str) -> Image.Image:
+    """Return encoded image bytes as an RGB image, see `rgb`; of several frames or pages the first.
+
+    Raises:
+        DataError: `where` holds no image that can be decoded.
+    """
+    if not data:
+        raise DataError(f"{where} is empty; replace the image or remove it")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pixels = rgb(image, where).convert("RGB")
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:  # twice the bound and more
+        raise _too_large(where) from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
+    except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
+        raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error
+    pixels.info.clear()  # what was said of the file's pixels is not true of these
+    return pixels
+
+
+def rgb(image: Image.Image, where: str = "the image") -> Image.Image:
+    """Return an image as 8-bit RGB by its own mode and values; an RGB image that needs no change is returned itself.
+
+    - It is turned upright as its EXIF orientation says.
+    - Values of more than 8 bits (grey, integers or floats) are scaled to 0..255 from the smallest of 0..255, 0..4095
+      and 0..65535 that holds the largest value, floats from 0..1 if none is above 1.
+    - What is transparent is laid onto white.
+
+    Raises:
+        DataError: it is too large or has no pixels, its format is not one of `FORMATS`, its values are in no such
+            range, or its file cannot be decoded.
+    """
+    if not image.width or not image.height:
+        raise DataError(f"{where} has no pixels ({image.width} x {image.height}); replace it or remove it")
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(where, image)
+    if image.format not in (None, *SUFFIXES_OF):
+        raise DataError(f"{where} is of the format {image.format}, which is not read; save it as PNG or JPEG")
+    short = _cut_to_eight_bits(image)
+    try:
+        image.load()
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+        if image.mode[0] in "IF":
+            image = _eight_bits(image, where)
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.new("RGB", image.size, "white")
+            image.paste(layer, mask=layer)
+        if image.mode != "RGB":
+            image = image.convert("RGB")
+    except DataError:
+        raise
+    except Exception as error:  # as in decode_image; also modes without a way to RGB
+        raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error
+    if short and max(high for _, high in image.getextrema()) < 16:  # type: ignore[misc]
+        raise DataError(
+            f"{where} is nearly black: it stores 16 bits a channel but uses 12 or fewer, which cannot be seen; "
+            "save it with 8 bits or with its values scaled to 0..65535"
+        )
+    return image
+
+
+def from_pixels(pixels: np.ndarray, where: str) -> Image.Image:
+    """Return an 8-bit array (H, W) or (H, W, 3) as an RGB image."""
+    return Image.fromarray(pixels).convert("RGB")
+
+
+def _cut_to_eight_bits(image: Image.Image) -> bool:
+    """Whether Pillow keeps but the upper half of 16 bits (in all modes besides grey), told before it has loaded."""
+    layouts = [str(tile.args) for tile in getattr(image, "tile", ())]  # "BGR;16" is 16 bits of all three together
+    return image.mode[0] not in "IF" and any(";16" in layout and "BGR" not in layout for layout in layouts)
+
+
+def _eight_bits(image: Image.Image, where: str) -> Image.Image:
+    values = np.asarray(image)
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= RANGES[-1]):  # not a number: neither
+        raise DataError(
+            f"{where} holds values from {low:.6g} to {high:.6g}, of which it does not say what is black and white; "
+            "save it with values in 0..255, 0..65535 or, as floats, 0..1"
+        )
+    top = next(top for top in (1, *RANGES) if high <= top and (top > 1 or image.mode == "F"))
+    grey = Image.fromarray(np.rint(values * np.float32(255 / top)).astype(np.uint8))
+    hidden = image.info.get("transparency")
+    if isinstance(hidden, int):
+        grey.putalpha(Image.fromarray(np.where(values == hidden, np.uint8(0), np.uint8(255))))
+    return grey
+
+
+def _too_large(where: str, image: Image.Image | None = None) -> DataError:
+    size = f"{image.width} x {image.height} pixels, " if image else ""
+    most = f"the {MAX_PIXELS // 10**6} million pixels that are read"
+    return DataError(f"{where} has {size}more than {most}; save a smaller copy of it")
