@@ -120,10 +120,15 @@ def plot(stream: str) -> None:
     shown = {name: found for name, found in runs(stream).items() if name not in FORMER}
     (setting,) = compare([run for found in shown.values() for run in found])
     curves = {
-        re.sub("[`*]", "", ROWS.get(name, name)): [np.array(run.curve["average_accuracy"]) for run in found]
+        plain(ROWS.get(name, name)): [np.array(run.curve["average_accuracy"]) for run in found]
         for name, found in shown.items()
     }
-    plot_comparison(RESULTS / f"{stream}.png", {setting.title: curves})
+    plot_comparison(RESULTS / f"{stream}.png", {setting.title: curves}, [*map(plain, ROWS.values())])
+
+
+def plain(label: str) -> str:
+    """A row's label without Markdown."""
+    return re.sub("[`*]", "", label)
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hamcl.bench.plots import DPI, plot_comparison, plot_curve, plot_matrix
+from hamcl.bench.plots import COLOURS, DPI, METHODS, plot_comparison, plot_curve, plot_matrix
 from hamcl.bench.records import Result, StepRecord, StreamRecord, TaskRecord
 
 
@@ -71,3 +71,29 @@ def test_the_same_record_gives_the_same_picture(tmp_path):
     for name in ("a.png", "b.png"):
         plot_matrix(tmp_path / name, record(4, 4))
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def rgb(colour):
+    return tuple(bytes.fromhex(colour[1:]))
+
+
+def test_a_method_keeps_its_colour_whatever_its_rank_and_its_company(tmp_path):
+    # The last of the colours is a grey, which the edges of letters have, too.
+    own = {name: rgb(colour) for name, colour in zip(METHODS, COLOURS[:-1], strict=False)}
+
+    def drawn(levels):
+        plot_comparison(tmp_path / "c.png", {"numbers": {name: [np.full(4, v)] for name, v in levels.items()}})
+        return colours(tmp_path / "c.png")[1]
+
+    for levels in ({"ham": 0.9, "frozen": 0.5}, {"ham": 0.5, "frozen": 0.9}, {"frozen": 0.4}, {"ham (rank=4)": 0.3}):
+        found = drawn(levels)
+        names = {label.partition(" (")[0] for label in levels}
+        assert {name for name, colour in own.items() if colour in found} == names
+
+
+def test_other_labels_keep_their_colour_in_pictures_of_one_set(tmp_path):
+    labels = ["first", "second", "third"]
+    coloured = {rgb(colour) for colour in COLOURS[:-1]}
+    for label, colour in zip(labels, COLOURS, strict=False):
+        plot_comparison(tmp_path / "c.png", {"numbers": {label: [np.full(4, 0.5)]}}, labels)
+        assert coloured & colours(tmp_path / "c.png")[1] == {rgb(colour)}

@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -150,3 +151,40 @@ def test_live_bars_and_lines():
 
     assert "t-2" in feed(force_terminal=True)
     assert feed(force_terminal=False).strip() == ""
+
+
+def test_the_time_that_several_runs_still_take_is_told(monkeypatch):
+    clock = iter([0.0, 30.0, 60.0])
+    monkeypatch.setattr("hamcl.cli.live.time.monotonic", lambda: next(clock))
+    console = Console(record=True, width=140, force_terminal=False)
+    live = Live(console, None)
+    steps = [
+        SimpleNamespace(task=f"t-{i}", seen_classes=i, training_seconds=1.0, evaluation_seconds=0.5) for i in (1, 2)
+    ]
+    result = SimpleNamespace(
+        method="ham",
+        steps=steps[:1],
+        curve={"average_accuracy": [0.5]},
+        finish_seconds=0.0,
+        stream=SimpleNamespace(tasks=[None] * 2),
+    )
+    live.start("digits: ham", 2, 0.0, 0.25)
+    live.task(result)  # an eighth after 30 s
+    live.start("icd10: ham", 2, 0.25, 0.75)
+    result.steps = steps
+    live.task(result)
+    first, last = console.export_text().splitlines()
+    assert first.endswith("1.5 s, about 4 min left") and last.endswith("1.5 s, about 0 s left")
+
+
+def test_a_demonstration_store_is_ready_to_be_tried(ham, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn", reason="the digits come with the demo extra")
+    pytest.importorskip("simple_icd_10_cm", reason="the diagnoses come with the demo extra")
+    monkeypatch.setattr("hamcl.bench.practice.CLASSES", 2)
+    monkeypatch.setattr("hamcl.bench.practice.TRAIN", 3)
+    monkeypatch.setattr("hamcl.store.store.load_backbone", backbones.load_backbone)
+    shown = ham.shown("demo", "--store", tmp_path / "try", "--no-progress")
+    model, digits = tmp_path / "try" / "digits.ham", tmp_path / "try" / "digits"
+    assert f"ham learn {model} {digits / 'week-2'}" in shown
+    assert ham.told("status", model)["classes"] == ["one", "zero"]
+    assert "holds something" in ham.refused("demo", "--store", tmp_path / "try", code=2)

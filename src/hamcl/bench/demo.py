@@ -1,6 +1,6 @@
 """The demonstration: two real streams, four methods each, a few minutes on two cores, no network."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from hamcl.bench.records import Result
 from hamcl.bench.report import Setting, compare, report_plot
 from hamcl.bench.run import RunOptions, check_folder, run
 from hamcl.bench.state import load_state
+from hamcl.config import HAMConfig
 from hamcl.export import Kind
 from hamcl.learner import HAM
 from hamcl.nn.backbones import load_backbone
@@ -28,6 +29,7 @@ class Part:
         options: of `load_stream`.
         backbone_options: of `load_backbone`.
         config: options of every method.
+        seconds: what each method took on two cores, from which the time left is told.
     """
 
     stream: str
@@ -35,27 +37,38 @@ class Part:
     options: dict[str, Any] = field(default_factory=dict)
     backbone_options: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+JOINT = {name: getattr(HAMConfig(), name) for name in ("depths", "head", "views")}
+"""The features and the head of HAM: with less, training on all data at once would bound nothing."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much the demonstration does."""
+    """How much the demonstration does.
+
+    Attributes:
+        methods: name -> options of its own.
+    """
 
     digits: Part = Part(
         "digits",
         "efficientnet-lite0",
         {"tasks": 5, "train_per_class": 40, "test_per_class": 30},
         {"image_size": 64},
-        {"epochs": 3},
+        {"epochs": 3, "projection": 1024},
     )
     icd10: Part = Part(
         "icd10",
         "minilm",
-        {"tasks": 20, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
+        {"tasks": 12, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
         {"max_length": 32},
         {"epochs": 2, "projection": 2048},
     )
-    methods: Sequence[str] = ("ham", "seq-lora", "frozen", "joint")
+    methods: Mapping[str, Mapping[str, Any]] = field(
+        default_factory=lambda: {"ham": {}, "seq-lora": {}, "frozen": {}, "joint": JOINT}
+    )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -69,7 +82,7 @@ def demo(
     command: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
-    on_start: Callable[[str, int], None] | None = None,
+    on_start: Callable[[str, int, float, float], None] | None = None,
     progress: Progress | None = None,
     on_task: Callable[[Result], None] | None = None,
 ) -> list[Setting]:
@@ -78,7 +91,8 @@ def demo(
     Leaves `out/STREAM/METHOD/` (see `run`), `out/STREAM/comparison.png` and `out/STREAM/model/`.
 
     Args:
-        on_start: told the label and the number of tasks of each run that begins.
+        on_start: told of each run that begins: its label, its number of tasks, and the parts of the demonstration's
+            time, in [0, 1], that come before it and that it takes itself.
 
     Returns:
         One setting per stream, its rows in the order of the methods.
@@ -91,14 +105,18 @@ def demo(
         for name in sizes.methods:
             check_folder(out / part.stream / name, resume=resume, overwrite=overwrite)
     settings = []
+    takes = {(part.stream, name): part.seconds.get(name, 1.0) for part in sizes.parts for name in sizes.methods}
+    whole, before = sum(takes.values()), 0.0
     for part in sizes.parts:
         stream, results = load_stream(part.stream, **part.options), []
-        for name in sizes.methods:
+        for name, own in sizes.methods.items():
+            share = takes[part.stream, name] / whole
             if on_start:
-                on_start(f"{part.stream}: {name}", len(stream))
+                on_start(f"{part.stream}: {name}", len(stream), before, share)
+            before += share
             kind, folder = load_method(name), out / part.stream / name
             backbone = load_backbone(part.backbone, **part.backbone_options)
-            method = kind(backbone, kind.config_type.from_dict({**kind.defaults, **part.config}))
+            method = kind(backbone, kind.config_type.from_dict({**kind.defaults, **part.config, **own}))
             options = RunOptions(
                 method=name,
                 stream={"spec": part.stream, **part.options},

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ from matplotlib.ticker import MaxNLocator
 
 from hamcl.bench.records import Result
 from hamcl.metrics import Floats
+from hamcl.registry import METHODS as REGISTERED
 from hamcl.whole import new_file
 
 DPI = 120
 ANNOTATED = 20  # tasks up to which every cell carries its number
 MARKERS = "os^D"
 BESIDE = 6  # curves from which on the legend stands beside the panel
+METHODS = tuple(REGISTERED)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#4d4d4d")
 
 
@@ -60,29 +63,48 @@ def plot_curve(path: Path, result: Result) -> None:
     _save(figure, path)
 
 
-def plot_comparison(path: Path, panels: Mapping[str, Mapping[str, Sequence[Floats]]]) -> None:
+def plot_comparison(
+    path: Path, panels: Mapping[str, Mapping[str, Sequence[Floats]]], labels: Sequence[str] = ()
+) -> None:
     """Draw the average accuracy over steps of several methods, mean and standard deviation over their runs.
 
-    The legend lists them from the best at the end to the worst.
+    The legend lists them from the best at the end to the worst. A label has one colour and one marker in all panels,
+    and a method the same ones in every picture.
 
     Args:
         panels: title -> label -> one array of fractions per run, all of one length; a method known only at the end
             (NaN before) is a dashed line across.
+        labels: all labels of a set of pictures, so that those that are no methods' names look alike in all of them.
     """
+    looks = _looks([*labels, *(label for curves in panels.values() for label in curves)])
     many = max(len(curves) for curves in panels.values()) >= BESIDE
     width, height = (10.4, 5.2) if many else (7.2, 4.4)
     figure = Figure(figsize=(width * len(panels), height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         ranked = sorted(curves.items(), key=lambda curve: -np.array(curve[1])[:, -1].mean())
-        for i, (label, runs) in enumerate(ranked):
-            again, colour = divmod(i, len(COLOURS))
-            _band(axes, 100 * np.array(runs), label, COLOURS[colour], MARKERS[again % len(MARKERS)])
+        for label, runs in ranked:
+            _band(axes, 100 * np.array(runs), label, *looks[label])
         _accuracy_axes(axes, max(len(run) for runs in curves.values() for run in runs))
         axes.set_title(textwrap.fill(title, 80), fontsize=10)  # longer ones would run into the next panel
         beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if many else {"loc": "best"}
         axes.legend(frameon=False, fontsize=8, **beside)
     _save(figure, path)
+
+
+def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """The colour and the marker of each label: a method's own, and for a variant of it or another name a free one."""
+    places: dict[str, int] = {}
+    for label in dict.fromkeys(labels):
+        method = label.partition(" (")[0]
+        if method in METHODS and METHODS.index(method) not in places.values():
+            places[label] = METHODS.index(method)
+    free = (place for place in count() if place not in set(places.values()))
+    places |= {label: next(free) for label in dict.fromkeys(labels) if label not in places}
+    return {
+        label: (COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)])
+        for label, place in places.items()
+    }
 
 
 def _band(axes: Axes, values: Floats, label: str, colour: str, marker: str) -> None:

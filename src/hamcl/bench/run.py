@@ -59,7 +59,8 @@ def run(
     """Learn every task of a stream and evaluate after each one on all tasks seen.
 
     The folder `out` holds `result.json`, `predictions.parquet` and the state a run is resumed from, all of them whole
-    after every task, whenever the process dies; the plots `matrix.png` and `curve.png` are drawn when the run ends.
+    after every task, whenever the process dies; the plots `matrix.png` and `curve.png` are drawn when the run ends,
+    where they have more to show than one number.
     A resumed run ends with the figures of an uninterrupted one.
 
     Args:
@@ -198,8 +199,11 @@ def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord
 
 
 def _draw(out: Path, result: Result) -> None:
-    if np.isfinite(result.accuracy).any():
+    """Draw what has more to show than one number."""
+    finite = np.isfinite(result.accuracy)
+    if finite.sum() > 1:
         plot_matrix(out / MATRIX, result)
+    if finite.any(axis=1).sum() > 1:
         plot_curve(out / CURVE, result)
 
 

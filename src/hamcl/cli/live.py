@@ -1,6 +1,7 @@
 """What a run shows while it goes on."""
 
 import math
+import time
 from types import TracebackType
 from typing import Self
 
@@ -40,6 +41,7 @@ class Live:
         self.whole = self.bars.add_task("", total=1, detail="", visible=False)
         self.current = self.bars.add_task("", total=1, detail="", visible=False)
         self.name = ""
+        self.began, self.before, self.share = time.monotonic(), 0.0, 1.0
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -50,9 +52,13 @@ class Live:
     ) -> None:
         self.bars.stop()
 
-    def start(self, label: str, tasks: int) -> None:
-        """A run begins; `label` says which."""
-        self.name = ""
+    def start(self, label: str, tasks: int, before: float = 0.0, share: float = 1.0) -> None:
+        """A run begins; `label` says which.
+
+        Args:
+            before, share: the parts, in [0, 1], of the time of all runs that lie before it and that it takes.
+        """
+        self.name, self.before, self.share = "", before, share
         self.bars.reset(self.whole, description=label, total=tasks, detail="tasks", visible=True)
         self.bars.update(self.current, visible=False)
 
@@ -72,13 +78,21 @@ class Live:
         if math.isnan(accuracy):  # only the end is evaluated
             self.bars.update(self.whole, completed=done)
             return
-        known = f"average accuracy {100 * accuracy:.1f} %"
-        self.bars.update(self.whole, completed=done, detail=f"tasks  {known}")
+        known, left = f"average accuracy {100 * accuracy:.1f} %", self._left(done / len(result.stream.tasks))
+        self.bars.update(self.whole, completed=done, detail=f"tasks  {known}{left}")
         if self.lines:
             seconds = last.training_seconds + last.evaluation_seconds + result.finish_seconds
             self.console.print(
                 f"{result.method}: task {done}/{len(result.stream.tasks)} {last.task}, {last.seen_classes} classes, "
-                f"{known}, {seconds:.1f} s",
+                f"{known}, {seconds:.1f} s{left}",
                 highlight=False,
                 markup=False,
             )
+
+    def _left(self, done: float) -> str:
+        """The time that all runs still take, where this is not the only one and its part `done` is behind."""
+        if self.share == 1:  # its own bar tells
+            return ""
+        part = self.before + self.share * done
+        seconds = (time.monotonic() - self.began) * (1 - part) / part
+        return f", about {math.ceil(seconds / 60)} min left" if seconds > 60 else f", about {seconds:.0f} s left"

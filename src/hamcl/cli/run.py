@@ -166,12 +166,21 @@ def report(
 
 def demo(
     out: Annotated[Path, typer.Option(help="The folder of the demonstration.")] = Path("runs/demo"),
+    store: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Instead, make a new folder with a little data and a model to try init, learn, predict and undo on.",
+        ),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     progress: Moving = None,
     threads: Threads = None,
 ) -> None:
     """Show what hamcl does: two real streams, four methods, a few minutes, no network."""
+    if store is not None:
+        return _practice(store, progress, threads)
     with sentences():
         from hamcl.bench.demo import COMPARISON, MODEL, Sizes
         from hamcl.bench.demo import demo as run_demo
@@ -208,3 +217,35 @@ def demo(
         )
         shown.print("  ham run --stream folder:PATH --backbone efficientnet-lite0 --tasks 5 --out runs/own", **PLAIN)
         shown.print(f"  ham report {out} --plot curves.png", **PLAIN)
+
+
+def _practice(folder: Path, progress: bool | None, threads: int | None) -> None:
+    """Leave data and a model that knows their first week, and say what to try."""
+    with sentences("interrupted; delete the folder and start again"):
+        from hamcl.bench.practice import IMAGES, TEXTS, practice
+        from hamcl.cli.live import Live
+        from hamcl.store import Store
+        from hamcl.streams import load_task
+
+        prepare(threads)
+        practice(folder)
+        digits, texts = folder / IMAGES, folder / TEXTS
+        model, other = folder / "digits.ham", folder / "diagnoses.ham"
+        made = Store.create(model, backbone="efficientnet-lite0", backbone_options={"image_size": 64})
+        with Live(errors, progress) as live:
+            made.learn(load_task(digits / "week-1", augmentation="handwriting"), progress=live.step)
+        shown.print(f"{folder} holds the data of two weeks, as images and as texts, and a model that knows the digits")
+        shown.print("of the first. Try:", style="bold")
+        for line in (
+            f"ham status {model}",
+            f"ham predict {model} {digits / 'inbox'}   # digits of the second week are taken for others",
+            f"ham learn {model} {digits / 'week-2'} --augmentation handwriting",
+            f"ham predict {model} {digits / 'inbox'}",
+            f"ham eval {model} {digits / 'test'}",
+            f"ham undo {model}",
+            f"ham init {other} --backbone minilm",
+            f"ham learn {other} {texts / 'week-1.csv'}",
+            f"ham learn {other} {texts / 'week-2.csv'}",
+            f"ham predict {other} {texts / 'inbox.txt'}",
+        ):
+            shown.print(f"  {line}", **PLAIN)
