@@ -16,6 +16,7 @@ from hamcl.errors import DataError, UsageError
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.streams.check import check
+from hamcl.streams.names import canonical, key, spelled
 from hamcl.training import Batch, Progress, extract, resolve_device
 
 State = dict[str, Any]
@@ -150,10 +151,11 @@ class Method(ABC):
         """Accuracy on the task's test split among all classes seen so far, in [0, 1]."""
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples to evaluate")
-        unseen = [name for name in task.classes if name not in self.classes]
+        names = spelled(task.classes, self.classes)
+        unseen = [name for name in names if name not in self.classes]
         if unseen:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
-        truth = torch.tensor([self.classes.index(task.classes[y]) for y in task.test.labels])
+        truth = torch.tensor([self.classes.index(names[y]) for y in task.test.labels])
         return (self.logits(task.test).argmax(1) == truth).double().mean().item()
 
     def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str]]:
@@ -168,19 +170,20 @@ class Method(ABC):
         missing = [task.classes[y] for y in range(len(task.classes)) if y not in set(task.train.labels)]
         if missing and len(task.train):
             raise DataError(f"task {task.name!r} has no training samples of class {missing[0]!r}")
-        known = {name.casefold(): name for name in self.classes}
+        known = {key(name): name for name in self.classes}
         for name in task.classes:
-            if known.get(name.casefold(), name) != name:
+            if canonical(known.get(key(name), name)) != name:
                 raise DataError(
-                    f"class {name!r} of task {task.name!r} differs only by case from {known[name.casefold()]!r}, "
+                    f"class {name!r} of task {task.name!r} differs only by case from {known[key(name)]!r}, "
                     "which was learned before; rename one of them"
                 )
         return check(task.train, self.config.on_bad_sample, task.classes)
 
     def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after this task, and the task's columns in it."""
-        classes = tuple(dict.fromkeys(self.classes + task.classes))
-        return classes, [classes.index(name) for name in task.classes]
+        names = spelled(task.classes, self.classes)
+        classes = tuple(dict.fromkeys(self.classes + names))
+        return classes, [classes.index(name) for name in names]
 
     def _extract(self, model: Callable[[Batch], Tensor], samples: Samples, *, train: bool = False) -> Tensor:
         return extract(

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -445,3 +446,44 @@ def test_methods_are_classes_of_the_contract():
 def test_the_report_holds_what_was_noted_when_the_data_was_read(build, stream, name):
     noted = replace(stream[0], notes=("2 files were left out",))
     assert build(name).learn(noted).notes == ["2 files were left out"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_class_learned_in_another_spelling_is_the_same_class(build, toy, stream, name):
+    """States made before names had one form hold any."""
+    method = learn(build(name), stream[0])
+    state = method.state_dict()
+    state["meta"]["classes"] = [" red", "gru\u0308n"]
+    if not method.evaluates_every_step:
+        return
+    method.load_state_dict(state)
+    task = toy.task("again", ["red", "grün"], 2)
+    assert 0 <= method.evaluate(task) <= 1
+    method.learn(task)
+    assert method.classes == (" red", "gru\u0308n") and method.tasks[-1] == [0, 1]
+    with pytest.raises(DataError, match="differs only by case"):
+        method.learn(toy.task("case", ["GRÜN"], 2))
+
+
+def test_a_text_with_half_a_character_is_skipped_or_refused(build, toy):
+    task = toy.task("cut", ["red", "green"], 4, "text")
+    cut = replace(task, train=Samples([*task.train.inputs, "bala \ud83d"], [*task.train.labels, 0]))
+    with pytest.raises(DataError, match="sample 8 holds half a character"):
+        build("ham", "text").learn(cut)
+    method = build("ham", "text", on_bad_sample="skip")
+    assert len(method.learn(cut).skipped) == 1 and method.logits(cut.test).isfinite().all()
+    with pytest.raises(DataError, match="holds half a character"):
+        method.predict(["bala \ud83d"])
+
+
+def test_a_frame_in_any_order_trains_and_is_answered_like_lists(build, toy):
+    task = toy.task("frame", ["red", "green"], 6, "text")
+    order = [7, 0, 11, 3, 1, 2, 4, 5, 6, 8, 9, 10]
+    table = pd.DataFrame({"text": task.train.inputs, "y": [task.classes[y] for y in task.train.labels]}).iloc[order]
+    lists = replace(task, train=task.train.select(order), test=task.train.select(order))
+    frame = replace(task, train=Samples(table.text, table.y), test=Samples(table.text.array, table.y))
+    one, two = build("ham", "text"), build("ham", "text")
+    one.learn(lists)
+    two.learn(frame)
+    assert one.evaluate(lists) == two.evaluate(frame)
+    assert torch.equal(one.predict(list(table.text)).probabilities, two.predict(table.text).probabilities)

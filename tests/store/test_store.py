@@ -8,6 +8,7 @@ from hamcl.errors import DataError, UsageError
 from hamcl.learner import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.store import Store
+from hamcl.streams import Samples, Task
 
 
 def files(store):
@@ -181,3 +182,15 @@ def test_sizes_are_bounded(copied):
     assert 0 < sizes.groups <= sizes.groups_bound
     assert sizes.rows + sizes.head + sizes.groups == sum(r.size for r in copied.manifest.state.files.values())
     assert sizes.earlier > 0
+
+
+def test_more_names_than_the_manifest_takes_are_refused_before_any_work(create, monkeypatch, toy):
+    store = create()
+    before = store.manifest
+    monkeypatch.setattr(HAM, "learn", None)
+    monkeypatch.setattr(Store, "model", None)
+    classes = [f"{'x' * 990}{i:05d}" for i in range(8000)]
+    task = Task("huge", classes, Samples([None] * 8000, range(8000)))
+    with pytest.raises(DataError, match=r"some 17 MiB of names .* with these 8000 classes, but at most 16 are read"):
+        store.learn(task)
+    assert Store.open(store.path).manifest == before

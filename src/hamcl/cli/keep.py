@@ -100,7 +100,7 @@ def import_(
 
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
-        name = name or adapter.resolve().name
+        name = adapter.resolve().name if name is None else name
         if data is None:
             names = read_names(classes or adapter / "classes.json")
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)

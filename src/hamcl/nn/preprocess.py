@@ -272,6 +272,13 @@ class TextTransform:
                 f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "
                 "(for example efficientnet-lite0) or a text stream"
             )
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"the text {text[:40]!r} holds half a character (a lone surrogate), such as a cut emoji: mend it or "
+                "leave it out"
+            ) from error
         encoded = self._encoded(text)
         if not encoded["input_ids"]:
             raise DataError(f"the text {text[:40]!r} has no tokens: leave empty texts out")

@@ -9,6 +9,7 @@ from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Score
 from hamcl.streams.base import Task
 from hamcl.streams.check import check
+from hamcl.streams.names import spelled
 
 WORST = 20
 
@@ -29,7 +30,8 @@ def evaluate(
     for task in tasks:
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples to evaluate")
-        if unseen := [name for name in task.classes if name not in learner.classes]:
+        names = spelled(task.classes, learner.classes)
+        if unseen := [name for name in names if name not in learner.classes]:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
         if task.name in by_task:
             raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
@@ -39,7 +41,7 @@ def evaluate(
             for sentence in skipped:
                 on_skip(sentence)
         predicted = [learner.classes[c] for c in learner.logits(samples).argmax(1).tolist()]
-        truth = [task.classes[y] for y in samples.labels]
+        truth = [names[y] for y in samples.labels]
         pairs.update(zip(truth, predicted, strict=True))
         by_task[task.name] = _score([t == p for t, p in zip(truth, predicted, strict=True)])
     if not by_task:

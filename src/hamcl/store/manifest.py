@@ -343,6 +343,22 @@ def sentence(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in first['loc'])[:200] or 'the whole'}: {first['msg']}"
 
 
+def check_room(manifest: Manifest, classes: Iterable[str], path: Path) -> None:
+    """Check, before any work is done, that a manifest can take more classes.
+
+    Raises:
+        DataError: with them it might outgrow what is read again.
+    """
+    new = set(classes) - set(manifest.state.classes)
+    # Each name stands in the list of classes, and again in the accuracy of its class; a task's own records are few.
+    size = len(manifest.encode()) + sum(2 * len(dump(name)) + 128 for name in new) + 2**20
+    if size > LIMIT:
+        raise DataError(
+            f"{path} would hold some {size >> 20} MiB of names and records with these {len(new)} classes, but at most "
+            f"{LIMIT >> 20} are read; shorten the class names or learn the classes in a store of their own"
+        )
+
+
 def check_state(state: State, options: HAMConfig, width: int, path: Path) -> None:
     """Check what must hold between the parts of a state, from its records alone.
 

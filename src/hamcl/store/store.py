@@ -26,6 +26,7 @@ from hamcl.store.manifest import (
     Evaluation,
     Manifest,
     TaskRecord,
+    check_room,
     dump,
     sentence,
 )
@@ -34,6 +35,7 @@ from hamcl.store.sizes import Sizes, sizes
 from hamcl.store.unfinished import Identity, Unfinished
 from hamcl.store.verify import verify
 from hamcl.streams.base import Task
+from hamcl.streams.names import canonical
 from hamcl.training import Progress
 
 
@@ -167,8 +169,9 @@ class Store:
         """
         with self._folder.writing("learn"):
             state = self.manifest.state
-            if task.name in [known.name for known in state.tasks]:
+            if task.name in [canonical(known.name) for known in state.tasks]:
                 raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
+            check_room(self.manifest, task.classes, self.path)
             learner = self.model()
             learner.config = _for_task(learner.config, options or {})
             data = unfinished.digest(task)
@@ -277,7 +280,7 @@ class Store:
         """
         with self._folder.writing("undo"):
             manifest = self.manifest
-            wanted = [i for i, e in enumerate(manifest.earlier) if to is None or e.task == to]
+            wanted = [i for i, e in enumerate(manifest.earlier) if to is None or _same(e.task, to)]
             if not wanted:
                 kept = ", ".join(repr(e.task) if e.task else "the beginning" for e in manifest.earlier)
                 where = f"of task {to!r}" if to else "before the last task"
@@ -367,6 +370,11 @@ class Store:
         self._folder.write(replace(manifest, state=state, earlier=kept), command, text)
         unfinished.drop(self.path)
         self._folder.clean()
+
+
+def _same(task: str | None, asked: str) -> bool:
+    """Whether a task, None for the beginning, is the one asked for."""
+    return task is not None and canonical(task) == canonical(asked)
 
 
 def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:

@@ -7,6 +7,7 @@ from PIL import Image
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Samples
+from hamcl.streams.lazy import check_text
 from hamcl.streams.pixels import rgb
 from hamcl.streams.source import did_you_mean, listed
 
@@ -34,6 +35,10 @@ def check(
             sample = samples.inputs[i]
             if isinstance(sample, Image.Image):  # given as it was opened, or decoded already
                 rgb(sample, f"training image {i}")
+            if sample is None or isinstance(sample, float):  # as tables write a missing value
+                raise DataError(f"sample {i} is missing ({sample!r}); fill it in or remove it")
+            if isinstance(sample, str):
+                check_text(sample, f"sample {i}")
         except DataError as error:
             if on_bad_sample == "error":
                 raise

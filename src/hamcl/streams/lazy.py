@@ -9,6 +9,7 @@ from PIL import Image
 
 from hamcl.errors import DataError
 from hamcl.streams.base import Inputs
+from hamcl.streams.names import is_unicode, legible
 from hamcl.streams.pixels import read_image
 
 
@@ -68,7 +69,7 @@ class Kept(Inputs):
 def image_files(paths: Sequence[Path]) -> Lazy:
     """Return the images in these files."""
     names = [str(path) for path in paths]
-    return Lazy(names, _read, names.__getitem__)
+    return Lazy(names, _read, [legible(name) for name in names].__getitem__)
 
 
 def _read(path: str, where: str) -> Image.Image:
@@ -79,10 +80,12 @@ def check_text(text: Any, where: str) -> str:
     """Return `text` if it is one.
 
     Raises:
-        DataError: it is missing, not a string, or blank.
+        DataError: it is missing, not a string, blank, or not Unicode.
     """
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where} has no text; fill it in or remove the row")
+    if not is_unicode(text):
+        raise DataError(f"{where} holds half a character (a lone surrogate), such as a cut emoji; mend or remove it")
     return text
 
 

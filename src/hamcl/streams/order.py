@@ -11,6 +11,7 @@ import torch
 
 from hamcl.errors import DataError, UsageError
 from hamcl.rng import generator
+from hamcl.streams.names import canonical
 from hamcl.streams.source import Source, did_you_mean
 
 T = TypeVar("T")
@@ -108,6 +109,7 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
         raise DataError(
             f"class order file {path} must hold class names, one a line, or a JSON list of names or of tasks"
         )
+    groups = [[canonical(name) for name in group] for group in groups]
     known = set(source.classes)
     for name, count in ((name, count) for group in groups for name, count in Counter(group).items()):
         if name not in known:
@@ -117,7 +119,7 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
             )
         if count > 1:
             raise DataError(f"class order file {path} names {name!r} {count} times; name it once")
-    return (order, []) if nested else ([], order)
+    return (groups, []) if nested else ([], groups[0])
 
 
 def check_count(name: str, count: int) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from hamcl.errors import DataError
+from hamcl.streams.names import legible
 
 if find_spec("pillow_heif"):
     with contextlib.suppress(ImportError):
@@ -48,11 +49,12 @@ def read_image(path: str | Path) -> Image.Image:
     Raises:
         DataError: the file cannot be read or is not an image.
     """
+    where = legible(str(path))
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); restore the file or remove it") from error
-    return decode_image(data, str(path))
+        raise DataError(f"{where} cannot be read ({error.strerror}); restore the file or remove it") from error
+    return decode_image(data, where)
 
 
 def decode_image(data: bytes, where: str) -> Image.Image:

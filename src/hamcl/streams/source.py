@@ -1,7 +1,6 @@
 """A source: one whole labelled data set, before it is cut into tasks."""
 
 import difflib
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Augmentation, Modality, Samples
+from hamcl.streams.names import canonical, check_classes, legible, renamed
 
 # The split used as test set: the first of these names that a data set has.
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
@@ -16,7 +16,7 @@ TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
 
 @dataclass(frozen=True)
 class Source:
-    """A labelled data set with a training and a test split.
+    """A labelled data set with a training and a test split; class names are kept as a `Task` keeps them.
 
     Attributes:
         classes: class names in the source's own order; labels are positions in it.
@@ -40,11 +40,7 @@ class Source:
     def __post_init__(self) -> None:
         if not self.classes:
             raise DataError(f"{self.name}: no labelled training sample was found; check the path and the layout")
-        if "" in self.classes:
-            raise DataError(f"{self.name}: a class has an empty name; give it one")
-        count = Counter(name.casefold() for name in self.classes)
-        if twice := [name for name in self.classes if count[name.casefold()] > 1]:
-            raise DataError(f"{self.name}: rename the classes that repeat or differ only by case: {', '.join(twice)}")
+        object.__setattr__(self, "classes", check_classes(self.classes, legible(self.name)))
         trained = set(self.train.labels)
         if missing := [name for y, name in enumerate(self.classes) if y not in trained]:
             raise DataError(f"{self.name}: no training sample of {listed(missing)}; add some or remove the class")
@@ -69,12 +65,24 @@ class Source:
             order: the class names in the source's own order (names without any sample are left out);
                 sorted by name if not given.
         """
-        present = {*train[1], *test[1]}
-        classes = tuple(y for y in order if y in present) if order is not None else tuple(sorted(present))
-        position = {y: i for i, y in enumerate(classes)}
+        form = {y: canonical(y) for y in dict.fromkeys([*train[1], *test[1]])}
+        present = set(form.values())
+        ordered = dict.fromkeys(map(canonical, order)) if order is not None else sorted(present)
+        classes = tuple(y for y in ordered if y in present)
+        index = {kept: i for i, kept in enumerate(classes)}
+        position = {y: index[kept] for y, kept in form.items()}
+        parents = {canonical(y): canonical(parent) for y, parent in (superclasses or {}).items()}
         train_split, test_split = (Samples(inputs, [position[y] for y in names]) for inputs, names in (train, test))
         return cls(
-            name, classes, train_split, test_split, modality, augmentation, superclasses or {}, sharded, tuple(notes)
+            name,
+            classes,
+            train_split,
+            test_split,
+            modality,
+            augmentation,
+            parents,
+            sharded,
+            (*notes, *renamed(form)),
         )
 
 

@@ -7,6 +7,7 @@ from typing import get_args
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import text
 from hamcl.streams.base import Augmentation, Joined, Samples, Selected, Task
+from hamcl.streams.names import canonical, check_name
 from hamcl.streams.registry import SOURCES, load_source
 from hamcl.streams.source import did_you_mean, listed
 
@@ -22,9 +23,14 @@ def load_task(where: str | Path, *, name: str | None = None, augmentation: Augme
         augmentation: how training images are varied; by default as photos, unless the source knows better.
 
     Raises:
-        UsageError: the specification cannot be meant.
+        UsageError: the specification cannot be meant, or `name` cannot be a name.
         DataError: the data is not there or cannot be used.
     """
+    if name is not None:
+        try:
+            check_name(name, "the task")
+        except DataError as error:
+            raise UsageError(str(error)) from error
     source = load_source(_specification(where))
     if augmentation not in (None, *get_args(Augmentation)):
         raise UsageError(
@@ -83,7 +89,7 @@ def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, know
     splits = [(task, task.test if len(task.test) else task.train) for task in tests]
     names = [task.classes[y] for task, split in splits for y in split.labels]
     inputs = Joined(tuple(split.inputs for _, split in splits))
-    home = {name: task for task, classes in reversed([*learned.items()]) for name in classes}
+    home = {canonical(name): task for task, classes in reversed([*learned.items()]) for name in classes}
     strange = sorted({name for name in names if name not in home})
     if strange and not known:
         raise DataError(f"classes that were not learned: {listed(strange)}; leave them out, or learn them first")
@@ -97,7 +103,10 @@ def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, know
             classes = tuple(dict.fromkeys(names[i] for i in sorted(indices, key=lambda i: names[i])))
             labels = [classes.index(names[i]) for i in indices]
             split = Samples(Selected(inputs, tuple(indices)), labels)
-            found.append(Task(task, classes, Samples(), test=split, modality=tests[0].modality))
+            found.append(Task("learned", classes, Samples(), test=split, modality=tests[0].modality))
+            object.__setattr__(
+                found[-1], "name", task
+            )  # a model of old may know a task by any name, even an empty one
     if not found:
         raise DataError("no sample is of a class that was learned; learn the classes first")
     return found
