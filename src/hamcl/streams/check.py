@@ -14,6 +14,12 @@ from hamcl.streams.source import did_you_mean, listed
 OnBadSample = Literal["error", "skip"]
 
 
+def check_choice(on_bad_sample: str) -> None:
+    """Refuse anything but "error" and "skip"."""
+    if on_bad_sample not in get_args(OnBadSample):
+        raise UsageError(f"on_bad_sample is {on_bad_sample!r}; {did_you_mean(on_bad_sample, get_args(OnBadSample))}")
+
+
 def check(
     samples: Samples, on_bad_sample: OnBadSample = "error", classes: Sequence[str] = ()
 ) -> tuple[Samples, list[str]]:
@@ -27,8 +33,7 @@ def check(
         DataError: a sample is bad ("error"), or a class has none left ("skip").
         UsageError: `on_bad_sample` is neither.
     """
-    if on_bad_sample not in get_args(OnBadSample):
-        raise UsageError(f"on_bad_sample is {on_bad_sample!r}; {did_you_mean(on_bad_sample, get_args(OnBadSample))}")
+    check_choice(on_bad_sample)
     good, messages = [], []
     for i in range(len(samples)):
         try:

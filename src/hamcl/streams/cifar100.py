@@ -22,7 +22,7 @@ def load(request: Request) -> Source:
     path = request.root("cifar-100-python")
     if (path / "meta").is_file():
         return _official(path)
-    return replace(local.read(path, request.train_shards), name="cifar100")
+    return replace(local.read(path, request), name="cifar100")
 
 
 def _official(path: Path) -> Source:

@@ -21,7 +21,7 @@ def load(request: Request) -> Source:
     else:
         path = request.root("CUB_200_2011")
         official = (path / "images.txt").is_file()
-        source = _official(path) if official else local.read(path, request.train_shards)
+        source = _official(path) if official else local.read(path, request)
     kinds = {name: name.rpartition(".")[2].rpartition("_")[2] for name in source.classes}
     return replace(source, name="cub200", superclasses=kinds)
 

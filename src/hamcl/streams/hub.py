@@ -1,4 +1,4 @@
-"""`hub:ID` or `hub:ID:CONFIG`: a data set of the Hugging Face hub, or anything `datasets.load_dataset` can read."""
+"""`hub:ID`, `hub:ID:CONFIG` or `hub:PATH`: a data set of the hub, or anything else the `datasets` library reads."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hamcl.errors import DataError
-from hamcl.streams.columns import Columns, Rows, assemble
-from hamcl.streams.lazy import Lazy, check_text, numbered
+from hamcl.streams.base import Inputs
+from hamcl.streams.columns import Columns, Rows, assemble, images, texts
+from hamcl.streams.lazy import Lazy, numbered
 from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.source import Request, Source
 
@@ -22,10 +23,16 @@ def load(request: Request) -> Source:
         DataError: it cannot be loaded (no network, unknown ID), or has no training split or no label column.
     """
     identifier, _, config = request.needed("an ID").partition(":")
+    if Path(request.needed("an ID")).expanduser().exists():
+        identifier, config = str(Path(request.needed("an ID")).expanduser()), ""
     import datasets
 
     try:
-        splits = datasets.load_dataset(identifier, config or None)
+        if is_saved(Path(identifier)):
+            saved = datasets.load_from_disk(identifier)
+            splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
+        else:
+            splits = datasets.load_dataset(identifier, config or None)
     except Exception as error:  # network, cache and builder errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
@@ -34,19 +41,40 @@ def load(request: Request) -> Source:
         ) from error
     if "train" not in splits:
         raise DataError(f"{identifier} has the splits {', '.join(splits)} but no 'train'; choose another data set")
-    columns = Columns.find(splits["train"].column_names, identifier, splits["train"].features.to_dict())
+    features = splits["train"].features.to_dict()
+    columns = Columns.find(splits["train"].column_names, identifier, request, features, tables=True)
+    folder = identifier if Path(identifier).is_dir() else "."
 
     def read(split: str) -> Rows:
         table = splits[split].with_format(None)
         values = {c: list(table[c]) for c in (columns.label, columns.superclass) if c}
         table = table.select_columns([columns.inputs])
-        if columns.modality == "image":
-            table = table.cast_column(columns.inputs, datasets.Image(decode=False))
-        decode = _decode if columns.modality == "image" else check_text
         where = partial(numbered, f"{identifier}, {split}")
-        return columns.rows(Lazy(Column(table, columns.inputs), decode, where), values, where)
+        inputs: Inputs
+        if columns.modality == "text":
+            inputs = texts(Column(table, columns.inputs), where, columns.inputs, columns.explicit)
+        elif isinstance(table.features[columns.inputs], datasets.Value):
+            inputs = images(list(table[columns.inputs]), [folder] * len(table), where)
+        else:
+            table = table.cast_column(columns.inputs, datasets.Image(decode=False))
+            inputs = Lazy(Column(table, columns.inputs), _decode, where)
+        return columns.rows(inputs, values, where)
 
-    return assemble(Path(identifier).name, columns.modality, splits, read)
+    return assemble(
+        Path(identifier).resolve().name if is_saved(Path(identifier)) else Path(identifier).name,
+        columns.modality,
+        splits,
+        read,
+        skip=request.skip,
+        notes=columns.notes,
+    )
+
+
+def is_saved(path: Path) -> bool:
+    """Whether a folder was written by `save_to_disk` of the `datasets` library: a data set, or one for each split."""
+    return (path / "dataset_dict.json").is_file() or (
+        (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
+    )
 
 
 @dataclass(frozen=True)
@@ -63,5 +91,7 @@ class Column:
         return self.table[i][self.name]
 
 
-def _decode(image: dict[str, Any], where: str) -> Any:
+def _decode(image: dict[str, Any] | None, where: str) -> Any:
+    if image is None:
+        raise DataError(f"{where} has no image; remove the row")
     return read_image(image["path"]) if image["bytes"] is None else decode_image(image["bytes"], where)

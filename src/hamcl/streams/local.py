@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from hamcl.streams import folder, parquet
-from hamcl.streams.source import Source
+from hamcl.streams.source import Request, Source
 
 
-def read(path: Path, train_shards: int | None = None) -> Source:
+def read(path: Path, request: Request) -> Source:
     """Return the data set in the parquet files at `path`, or else in its class folders."""
     if path.is_file() or any(path.rglob("*.parquet")):
-        return parquet.read(path, train_shards)
+        return parquet.read(path, request)
     return folder.read(path)

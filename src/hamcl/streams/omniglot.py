@@ -30,7 +30,7 @@ def load(request: Request) -> Source:
     path = request.root("omniglot-py")
     if any((path / name).is_dir() or (path / f"{name}.zip").is_file() for name in SETS):
         return _official(path)
-    source = local.read(path, request.train_shards)
+    source = local.read(path, request)
     alphabets = {name: name.rpartition("/")[0] for name in source.classes if "/" in name}
     return replace(source, name="omniglot", augmentation="handwriting", superclasses=alphabets)
 

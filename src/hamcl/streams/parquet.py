@@ -3,34 +3,47 @@
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams.columns import Columns, Rows, assemble
-from hamcl.streams.lazy import Lazy, check_text
+from hamcl.streams.columns import Columns, Rows, assemble, images, texts
+from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 
+MOST_ROWS = 20_000_000
+MOST_UNPACKED = 1_000  # times its size on disk
+
 
 def load(request: Request) -> Source:
     """Return the data set in a parquet file or in a folder of them (`train-*`, `test-*` or `validation-*`)."""
-    return read(request.path(), request.train_shards)
+    return read(request.path(), request)
 
 
-def read(path: Path, train_shards: int | None = None) -> Source:
+def read(path: Path, request: Request) -> Source:
     """Return the data set at `path`; only the first `train_shards` training files are opened if a number is given.
 
-    The encoded images stay in memory as they are in the files; each is decoded when it is indexed.
+    The encoded images stay in memory as they are in the files; each is decoded when it is indexed. A column of images
+    may hold paths instead, relative to the file.
     """
-    files = split_files(path, train_shards)
-    columns = _columns(files["train"][0])
-    return assemble(title(path), columns.modality, files, lambda split: _read(files[split], columns), path.is_dir())
+    files = split_files(path, request.train_shards)
+    columns = _columns(files["train"][0], request)
+    return assemble(
+        title(path),
+        columns.modality,
+        files,
+        lambda split: _read(files[split], columns),
+        path.is_dir(),
+        skip=request.skip,
+        notes=columns.notes,
+    )
 
 
 def split_files(path: Path, train_shards: int | None = None) -> dict[str, list[Path]]:
@@ -73,41 +86,146 @@ def _complete(files: list[Path], first: int | None) -> list[Path]:
     return [by_number[i] for i in range(first or total)]
 
 
-def _columns(file: Path) -> Columns:
+def _columns(file: Path, request: Request) -> Columns:
+    schema = _schema(file)
+    return Columns.find(schema.names, str(file), request, _features(schema, file), tables=True)
+
+
+def _schema(file: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        schema = pq.read_schema(file)
-        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        return pq.read_schema(file)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(f"{file} is not a readable parquet file ({error}); get it again") from error
-    return Columns.find(schema.names, str(file), metadata.get("info", {}).get("features"))
+
+
+def _features(schema: Any, file: Path) -> Any:
+    """What the `datasets` library wrote about the columns, or None; the metadata may hold anything."""
+    try:
+        found = json.loads((schema.metadata or {}).get(b"huggingface", b"null"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"the metadata 'huggingface' of {file} is no JSON ({type(error).__name__}); write the file again"
+        ) from error
+    for key in ("info", "features"):
+        found = found.get(key) if isinstance(found, dict) else None
+    return found
+
+
+def _check_size(file: Path, columns: Sequence[str]) -> None:
+    """Refuse a file that holds more rows or bytes than such a file can mean.
+
+    Raises:
+        DataError: it is one, or cannot be read.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata, size = pq.read_metadata(file), file.stat().st_size
+        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(f"{file} is not a readable parquet file ({error}); get it again") from error
+    # A row that differs from the others takes a byte at least.
+    if metadata.num_rows > min(size, MOST_ROWS):
+        raise DataError(
+            f"{file} says that it holds {metadata.num_rows:,} rows in {size:,} bytes, more than are read "
+            f"({min(size, MOST_ROWS):,}); split it, or write each sample once"
+        )
+    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
+    if unpacked > MOST_UNPACKED * max(size, 2**20):
+        raise DataError(
+            f"{file} has {size:,} bytes and says that they unpack to {unpacked:,}, which no samples do; get it again"
+        )
 
 
 def _read(files: Sequence[Path], columns: Columns) -> Rows:
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     labels = [c for c in (columns.label, columns.superclass) if c]
-    chunks, starts = [], [0]
+    wanted = [columns.inputs, *labels]
+    chunks, starts, folders = [], [0], list[str]()
     values: dict[str, list[Any]] = {c: [] for c in labels}
     for file in files:
+        _check_size(file, wanted)
         try:
-            table = pq.read_table(file, columns=[columns.inputs, *labels], partitioning=None, memory_map=True)
-            column = table[columns.inputs]
-            chunks.append(pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column)
+            # Values that the file holds once and repeats by number stay so in memory.
+            table = pq.read_table(
+                file, columns=wanted, partitioning=None, memory_map=True, read_dictionary=_repeated(file, wanted)
+            )
+            chunks.append(table[columns.inputs])
             for c in labels:
-                values[c] += table[c].to_pylist()
-        except (pa.ArrowException, KeyError, OSError) as error:
+                values[c] += _values(table[c])
+        except (pa.ArrowException, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
             raise DataError(
                 f"{file} has not the columns {columns.inputs}, {', '.join(labels)} ({error}); get it again"
             ) from error
         starts.append(starts[-1] + len(table))
+        folders += [str(file.parent)] * len(table)
     where = partial(_where, tuple(str(file) for file in files), tuple(starts))
-    decode = _decode if columns.modality == "image" else check_text
-    return columns.rows(Lazy(Column(tuple(chunks), tuple(starts)), decode, where), values, where)
+    return columns.rows(_inputs(columns, chunks, tuple(starts), folders, where), values, where)
+
+
+def _inputs(
+    columns: Columns, chunks: list[Any], starts: tuple[int, ...], folders: list[str], where: Callable[[int], str]
+) -> Sequence[Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if columns.modality == "text":
+        return texts(Column(tuple(chunks), starts), where, columns.inputs, columns.explicit)
+    paths, encoded = [], []
+    for chunk in chunks:
+        struct = pa.types.is_struct(chunk.type)
+        names = {field.name for field in chunk.type} if struct else set()
+        parts = {name: pc.struct_field(chunk, name) for name in names}
+        encoded.append(parts.get("bytes", chunk))
+        paths.append(parts.get("path", chunk))
+    if all(
+        _is_text(path.type) and (path is data or data.null_count == len(data))
+        for path, data in zip(paths, encoded, strict=True)
+    ):
+        return images([path for column in paths for path in _values(column)], folders, where)
+    return Lazy(Column(tuple(encoded), starts), _decode, where)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow as pa
+
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _repeated(file: Path, wanted: Sequence[str]) -> list[str]:
+    """The columns of texts and bytes to read by number, of those that are small enough for it."""
+    import pyarrow.parquet as pq
+
+    metadata = pq.read_metadata(file)
+    sizes: Counter[str] = Counter()
+    for i in range(metadata.num_row_groups):
+        group = metadata.row_group(i)
+        for chunk in map(group.column, range(group.num_columns)):
+            if chunk.physical_type == "BYTE_ARRAY" and chunk.path_in_schema.split(".")[0] in wanted:
+                sizes[chunk.path_in_schema] += chunk.total_uncompressed_size
+    return [path for path, size in sizes.items() if size < 2**30 and "list" not in path.split(".")]
+
+
+def _values(column: Any) -> list[Any]:
+    """The cells as Python objects; what the file holds once is one object."""
+    import pyarrow as pa
+
+    found: list[Any] = []
+    for chunk in column.chunks:
+        if pa.types.is_dictionary(chunk.type):
+            known = chunk.dictionary.to_pylist()
+            found += [None if i is None else known[i] for i in chunk.indices.to_pylist()]
+        else:
+            found += chunk.to_pylist()
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,7 +248,7 @@ def _where(files: tuple[str, ...], starts: tuple[int, ...], i: int) -> str:
     return f"{files[table]}, row {i - starts[table]}"
 
 
-def _decode(data: bytes | None, where: str) -> Any:
-    if data is None:
-        raise DataError(f"{where} has no image bytes (only a path?); store the images inside the file")
+def _decode(data: Any, where: str) -> Any:
+    if not isinstance(data, bytes):
+        raise DataError(f"{where} has no image bytes; store the images inside the file, or paths in all rows")
     return decode_image(data, where)

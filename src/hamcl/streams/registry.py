@@ -6,6 +6,7 @@ from typing import Unpack
 from hamcl.errors import UsageError
 from hamcl.streams import cifar100, cub200, digits, folder, hub, icd10, omniglot, parquet, text, tiny_imagenet
 from hamcl.streams.base import Stream
+from hamcl.streams.check import OnBadSample, check_choice
 from hamcl.streams.source import Loader, Request, Source, did_you_mean
 from hamcl.streams.split import SplitOptions, split
 
@@ -24,15 +25,29 @@ SOURCES: dict[str, Loader] = {
 }
 
 
-def load_source(spec: str, *, data_dir: str | Path | None = None, train_shards: int | None = None) -> Source:
+# Those that read tables, in which columns can be chosen.
+TABLES = ("text", "parquet", "hub")
+
+
+def load_source(
+    spec: str,
+    *,
+    data_dir: str | Path | None = None,
+    train_shards: int | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    on_bad_sample: OnBadSample = "error",
+) -> Source:
     """Return the whole labelled data set of a specification `NAME` or `NAME:WHERE`.
 
     Args:
         data_dir: another way to say WHERE, for a local copy of a named benchmark.
         train_shards: read only the first so many numbered training files (parquet).
+        text_column, label_column: the columns of a table that hold the texts and the labels, if not the usual ones.
+        on_bad_sample: "skip" leaves out the rows of a table that have no usable label; the notes say how many.
 
     Raises:
-        UsageError: the specification or an option cannot be meant.
+        UsageError: the specification or an option cannot be meant, or a column is not there.
         DataError: the data is not there or cannot be used.
     """
     name, _, where = spec.partition(":")
@@ -43,8 +58,13 @@ def load_source(spec: str, *, data_dir: str | Path | None = None, train_shards: 
         )
     if where and data_dir is not None:
         raise UsageError(f"{spec!r} says where the data is; leave data_dir out")
+    check_choice(on_bad_sample)
+    chosen = {"text_column": text_column, "label_column": label_column}
+    for option in (option for option, column in chosen.items() if column is not None and name not in TABLES):
+        raise UsageError(f"{spec!r} is not read from a table; leave {option} out")
     where = where or (str(data_dir) if data_dir is not None else "")
-    source = SOURCES[name](Request(name, where or None, train_shards))
+    request = Request(name, where or None, train_shards, text_column, label_column, on_bad_sample == "skip")
+    source = SOURCES[name](request)
     if train_shards is not None and not source.sharded:
         raise UsageError(f"{spec!r} is not read from numbered files; leave train_shards out")
     return source
@@ -55,12 +75,15 @@ def load_stream(
     *,
     data_dir: str | Path | None = None,
     train_shards: int | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    on_bad_sample: OnBadSample = "error",
     **options: Unpack[SplitOptions],
 ) -> Stream:
     """Return a source cut into tasks.
 
     Args:
-        spec, data_dir, train_shards: what to read, see `load_source`.
+        spec, data_dir, train_shards, text_column, label_column, on_bad_sample: what to read, see `load_source`.
         options: how to cut it, see `split`: tasks, classes_per_task, task_sizes, train_per_class, test_per_class,
             val_fraction, test_fraction, seed, class_order, class_order_file.
 
@@ -68,8 +91,17 @@ def load_stream(
         UsageError: the specification or an option is unknown, out of range or contradicts another.
         DataError: the data is not there or cannot be used.
     """
-    known = [*SplitOptions.__annotations__, "data_dir", "train_shards"]
+    reading = ("data_dir", "train_shards", "text_column", "label_column", "on_bad_sample")
+    known = [*SplitOptions.__annotations__, *reading]
     for option in options:
         if option not in known:
             raise UsageError(f"load_stream has no option {option!r}; {did_you_mean(option, known)}")
-    return split(load_source(spec, data_dir=data_dir, train_shards=train_shards), **options)
+    source = load_source(
+        spec,
+        data_dir=data_dir,
+        train_shards=train_shards,
+        text_column=text_column,
+        label_column=label_column,
+        on_bad_sample=on_bad_sample,
+    )
+    return split(source, **options)

@@ -93,11 +93,16 @@ class Request:
     Attributes:
         where: the path or ID after the colon, or `data_dir`.
         train_shards: read only the first so many numbered training files.
+        text_column, label_column: the columns of a table that hold the texts and the labels, if not the usual ones.
+        skip: leave out the rows of a table that have no usable label.
     """
 
     name: str
     where: str | None = None
     train_shards: int | None = None
+    text_column: str | None = None
+    label_column: str | None = None
+    skip: bool = False
 
     def needed(self, what: str) -> str:
         """Return `where`, which this source cannot do without."""

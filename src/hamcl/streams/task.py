@@ -7,23 +7,36 @@ from typing import get_args
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import text
 from hamcl.streams.base import Augmentation, Joined, Samples, Selected, Task
+from hamcl.streams.check import OnBadSample
+from hamcl.streams.hub import is_saved
 from hamcl.streams.names import canonical, check_name
 from hamcl.streams.registry import SOURCES, load_source
 from hamcl.streams.source import did_you_mean, listed
 
 
-def load_task(where: str | Path, *, name: str | None = None, augmentation: Augmentation | None = None) -> Task:
+def load_task(
+    where: str | Path,
+    *,
+    name: str | None = None,
+    augmentation: Augmentation | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    on_bad_sample: OnBadSample = "error",
+) -> Task:
     """Return a whole data set as one task: its training split, and its test split where it has one.
 
     Args:
         where: a folder with one sub-folder of images for each class, with or without `train/` and `test/` above; a
-            parquet file or a folder of them; a CSV, TSV or JSON-lines file of texts, or a folder with `train.csv`;
-            or a specification such as "hub:ID" (see `load_source`). A path that exists is taken for a path.
+            parquet file or a folder of them; a CSV, TSV or JSON-lines file of texts or of paths of images, or a
+            folder with `train.csv`; a folder that `save_to_disk` of the `datasets` library wrote; or a specification
+            such as "hub:ID" (see `load_source`). A path that exists is taken for a path.
         name: the task's name; by default that of the file (without its suffix), of the folder or of the data set.
         augmentation: how training images are varied; by default as photos, unless the source knows better.
+        text_column, label_column: the columns of a table that hold the texts and the labels, if not the usual ones.
+        on_bad_sample: "skip" leaves out the rows of a table that have no usable label; the notes say how many.
 
     Raises:
-        UsageError: the specification cannot be meant, or `name` cannot be a name.
+        UsageError: the specification cannot be meant, a column is not there, or `name` cannot be a name.
         DataError: the data is not there or cannot be used.
     """
     if name is not None:
@@ -31,7 +44,9 @@ def load_task(where: str | Path, *, name: str | None = None, augmentation: Augme
             check_name(name, "the task")
         except DataError as error:
             raise UsageError(str(error)) from error
-    source = load_source(_specification(where))
+    source = load_source(
+        _specification(where), text_column=text_column, label_column=label_column, on_bad_sample=on_bad_sample
+    )
     if augmentation not in (None, *get_args(Augmentation)):
         raise UsageError(
             f"augmentation is {augmentation!r}; {did_you_mean(str(augmentation), get_args(Augmentation))}"
@@ -60,6 +75,8 @@ def _specification(where: str | Path) -> str:
 
 def _kind(path: Path) -> str:
     """The source that reads a file or folder."""
+    if is_saved(path):
+        return "hub"
     if path.is_file():
         suffix = path.suffix.lower()
         if suffix not in (*text.SUFFIXES, ".parquet"):

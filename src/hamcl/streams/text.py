@@ -1,80 +1,123 @@
-"""`text:PATH`: texts in a CSV, TSV or JSON-lines file with the columns text, label and, if wanted, split."""
+"""`text:PATH`: texts (or paths of images) and their labels in CSV, TSV or JSON-lines files."""
 
-import csv
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError
-from hamcl.streams.columns import Columns, Rows, assemble
-from hamcl.streams.lazy import Lazy, check_text
+from hamcl.streams.base import Modality
+from hamcl.streams.columns import Columns, Header, Rows, assemble, images, roles, texts
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
+from hamcl.streams.tabular import SUFFIXES, Table, read_table
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 SPLITS = ("train", *TEST_SPLITS)
 
 
+@dataclass
+class Part:
+    """The rows of one split, from one file or several."""
+
+    inputs: list[Any] = field(default_factory=list)
+    labels: list[Any] = field(default_factory=list)
+    superclasses: list[Any] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    where: list[str] = field(default_factory=list)
+    problems: dict[int, str] = field(default_factory=dict)
+    files: dict[Path, Columns] = field(default_factory=dict)
+
+    def add(self, table: Table, i: int, columns: Columns) -> None:
+        """Append row i of a table."""
+        if i in table.problems:
+            self.problems[len(self.inputs)] = table.problems[i]
+        row = table.rows[i]
+        self.inputs.append(row.get(columns.inputs))
+        self.labels.append(row.get(columns.label))
+        self.superclasses.append(row.get(columns.superclass) if columns.superclass else None)
+        self.folders.append(str(table.file.parent))
+        self.where.append(table.where(i))
+        self.files[table.file] = columns
+
+
 def load(request: Request) -> Source:
-    """Return the texts of one file, or of a folder with one file for each split (train.csv, test.csv, ...).
+    """Return the data of one file, or of a folder with one file for each split (train.csv, test.csv, ...).
 
     In one file, an optional column `split` says of each row where it belongs.
 
     Raises:
         DataError: a file or row cannot be read, or the columns are missing.
+        UsageError: a column that is asked for is not there.
     """
     path = request.path()
-    tables: dict[str, list[tuple[str, Mapping[str, Any]]]] = {}
-    if path.is_dir():
-        for file in sorted(path.iterdir()):
-            if file.suffix.lower() in SUFFIXES and file.stem in SPLITS:
-                tables.setdefault(file.stem, []).extend(_rows(file))
-    else:
-        for where, row in _rows(path):
-            split = row.get("split") or "train"
-            if split not in SPLITS:
-                raise DataError(f"{where}: split is {split!r}; write one of {listed(SPLITS, 10)}")
-            tables.setdefault(split, []).append((where, row))
-    if "train" not in tables:
+    parts: dict[str, Part] = {}
+    notes: list[str] = []
+    for file, split in _files(path):
+        table = read_table(file, roles(request))
+        if table.problems and not request.skip:
+            raise DataError(next(iter(table.problems.values())))
+        if not table.rows:
+            continue
+        columns = Columns.find(table.columns, str(file), request)
+        notes += [*table.notes, *columns.notes]
+        header = Header(table.columns, str(file))
+        own = [header.single(column) for column in header.known(["split"])] if split is None else []
+        for i, row in enumerate(table.rows):
+            parts.setdefault(split or _split(row, own, table, i), Part()).add(table, i, columns)
+    if "train" not in parts:
         raise DataError(f"{path} holds no training row; add train.csv, or rows whose split is train")
-    columns = Columns.find(list(tables["train"][0][1]), str(path))
-
-    def read(split: str) -> Rows:
-        where = [place for place, _ in tables[split]].__getitem__
-        values = {c: [row.get(c) for _, row in tables[split]] for c in (columns.label, columns.superclass) if c}
-        texts = [row.get(columns.inputs) for _, row in tables[split]]
-        return columns.rows(Lazy(texts, check_text, where), values, where)
-
-    return assemble(title(path), "text", tables, read)
-
-
-def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield ("file, line n", row) of every row of a file."""
-    suffix = file.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise DataError(f"{file} is not a text table; give one of {', '.join(SUFFIXES)}")
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as lines:
-            if suffix == ".jsonl":
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"{file}, line {number}", _object(line, f"{file}, line {number}")
-                return
-            reader = csv.DictReader(lines, delimiter="," if suffix == ".csv" else "\t", strict=True)
-            for row in reader:
-                where = f"{file}, line {reader.line_num}"
-                if None in row:
-                    raise DataError(f"{where} has more fields than the header; quote texts that hold the separator")
-                yield where, row
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read ({error}); check that it is a UTF-8 {suffix[1:]} file") from error
+    kinds = {columns.modality for part in parts.values() for columns in part.files.values()}
+    if len(kinds) > 1:
+        raise DataError(f"{path} holds texts in one file and images in another; keep them apart")
+    (modality,) = kinds
+    for split, part in parts.items():
+        if len(part.files) > 1:
+            notes.append(f"read {listed([file.name for file in part.files])} as one split, {split}")
+    return assemble(title(path), modality, parts, lambda split: _rows(parts[split]), skip=request.skip, notes=notes)
 
 
-def _object(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not valid JSON ({error}); fix or remove it") from error
-    if not isinstance(row, dict):
-        raise DataError(f'{where} is not a JSON object; write {{"text": ..., "label": ...}}')
-    return row
+def unlabelled(file: Path, request: Request) -> tuple[Modality, list[Any], Sequence[Any], list[str]]:
+    """Return the samples of a file whether or not they have labels.
+
+    Returns:
+        their kind; the text of each, or the path of each image; the samples, computed when indexed; notes.
+    """
+    table = read_table(file, roles(request))
+    if not table.rows:
+        return "text", [], (), table.notes
+    modality, column, notes = Header(table.columns, str(file)).samples(request)
+    cells = [row.get(column) for row in table.rows]
+    if modality == "text":
+        return (
+            modality,
+            cells,
+            texts(cells, table.where, column, request.text_column is not None),
+            [*table.notes, *notes],
+        )
+    return modality, cells, images(cells, [str(file.parent)] * len(cells), table.where), [*table.notes, *notes]
+
+
+def _files(path: Path) -> list[tuple[Path, str | None]]:
+    if not path.is_dir():
+        return [(path, None)]
+    files = [file for file in sorted(path.iterdir()) if file.suffix.lower() in SUFFIXES]
+    return [(file, file.stem.lower()) for file in files if file.stem.lower() in SPLITS]
+
+
+def _split(row: Any, own: list[str], table: Table, i: int) -> str:
+    split = str((row.get(own[0]) if own else None) or "train").strip().lower()
+    if split not in SPLITS:
+        raise DataError(f"{table.where(i)}: split is {split!r}; write one of {listed(SPLITS, 10)}")
+    return split
+
+
+def _rows(part: Part) -> Rows:
+    columns = next(iter(part.files.values()))
+    where = part.where.__getitem__
+    if columns.modality == "image":
+        inputs = images(part.inputs, part.folders, where)
+    else:
+        inputs = texts(part.inputs, where, columns.inputs, columns.explicit)
+    values = {columns.label: part.labels}
+    if columns.superclass:
+        values[columns.superclass] = part.superclasses
+    return columns.rows(inputs, values, where, part.problems)

@@ -22,7 +22,7 @@ def load(request: Request) -> Source:
     path = request.root("tiny-imagenet-200")
     if (path / "wnids.txt").is_file():
         return _official(path)
-    return replace(local.read(path, request.train_shards), name="tiny-imagenet")
+    return replace(local.read(path, request), name="tiny-imagenet")
 
 
 def _official(path: Path) -> Source:
