@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -210,7 +211,7 @@ def test_other_kinds_and_unknown_settings_are_refused(toy, tmp_path):
     backbone = HAM(toy.vit(), config()).backbone
     lora(toy.vit().module, tmp_path)
     for values, message in [
-        ({"peft_type": "LOHA"}, "of type LOHA; only LORA"),
+        ({"peft_type": "LOHA"}, "of type 'LOHA'; only LORA"),
         ({"brand_new": 3}, "has brand_new=3"),
         ({"layer_replication": [[0, 1]]}, "has layer_replication"),
     ]:
@@ -270,3 +271,66 @@ def test_damaged_adapters_are_told(toy, tmp_path):
     (tmp_path / "adapter_config.json").write_text("{")
     with pytest.raises(DataError, match="does not hold JSON"):
         read_foreign(tmp_path, backbone)
+
+
+HOSTILE = {
+    "a pattern without an end": ({"alpha_pattern": {"(([a-z0-9.]+)+)+!": 1}}, UsageError, "could take for ever"),
+    "a pattern of many repetitions": ({"alpha_pattern": {".*.*.*.*x": 1}}, UsageError, "could take for ever"),
+    "a look-ahead": ({"alpha_pattern": {r"(?=qkv)\1": 1}}, UsageError, "could take for ever"),
+    "many patterns": (
+        {"alpha_pattern": {f"layer{i}": 1 for i in range(3000)}},
+        UsageError,
+        "by 3000 patterns, too many",
+    ),
+    "many repetitions": ({"alpha_pattern": {f".*{i}": 1 for i in range(30)}}, UsageError, "by 30 patterns, too many"),
+    "no pattern": ({"alpha_pattern": {"(": 1}}, DataError, r"'\(.*' is no pattern of layer names"),
+    "a list for a mapping": ({"alpha_pattern": ["qkv"]}, DataError, r"damaged: alpha_pattern is \['qkv'\]"),
+    "an alpha of 401 digits": ({"lora_alpha": 10**400}, DataError, r"damaged: lora_alpha is 10+\.\.\.$"),
+    "an alpha of 5000 digits": (
+        '{"peft_type": "LORA", "lora_alpha": 1' + "0" * 5000 + "}",
+        DataError,
+        "not hold JSON",
+    ),
+    "an infinite alpha": ({"alpha_pattern": {"qkv": math.inf}}, DataError, "lora_alpha is inf"),
+    "an alpha that is none": ({"lora_alpha": True}, DataError, "lora_alpha is True"),
+    "a number for a list": ({"modules_to_save": 5}, DataError, "damaged: modules_to_save is 5"),
+    "a list of numbers": ({"modules_to_save": [5]}, DataError, r"damaged: modules_to_save is \[5\]"),
+    "a long value": ({"brand_new": "x" * 10**5}, UsageError, r"has brand_new='x{56}\.\.\., which makes"),
+    "deep brackets": ("[" * 20_000 + "]" * 20_000, DataError, "does not hold JSON"),
+    "a huge file": ("{" + " " * 5_000_000 + "}", DataError, "has 5000002 bytes, more than"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_configuration_is_one_sentence(toy, tmp_path, kind):
+    values, error, message = HOSTILE[kind]
+    backbone = HAM(toy.vit(), config()).backbone
+    lora(toy.vit().module, tmp_path)
+    if isinstance(values, str):
+        (tmp_path / "adapter_config.json").write_text(values)
+    else:
+        change(tmp_path, **values)
+    with pytest.raises(error, match=message) as told:
+        read_foreign(tmp_path, backbone)
+    assert len(str(told.value)) < 400 + len(str(tmp_path)) and "\n" not in str(told.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes of POSIX")
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_named_pipe_in_place_of_a_file_does_not_hang(toy, tmp_path, name):
+    lora(toy.vit().module, tmp_path)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError, match=f"has no (readable )?{name}"):
+        read_foreign(tmp_path, HAM(toy.vit(), config()).backbone)
+
+
+def test_weights_larger_than_the_model_are_not_read(toy, tmp_path):
+    lora(toy.vit().module, tmp_path)
+    weights = tmp_path / "adapter_model.safetensors"
+    with weights.open("rb+") as file:
+        file.truncate(12 * 2**30)  # sparse
+    with pytest.raises(
+        UsageError, match="has 12884901888 bytes, more than twice the backbone; no LoRA of it has so many"
+    ):
+        read_foreign(tmp_path, HAM(toy.vit(), config()).backbone)

@@ -1,6 +1,7 @@
 """The practitioner's commands: what they show, what they leave behind, exit codes and sentences."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -208,6 +209,20 @@ def test_an_adapter_from_elsewhere_becomes_a_task(ham, life, copy, tmp_path):
     assert told["tasks"][2]["classes"] == ["black", "white"] and told["history"][-1]["command"] == "import"
     assert "3 lora: 2 classes, an adapter" in ham.shown("status", store)
     assert ham.told("undo", store)["undone"] == ["lora"]
+
+
+def test_what_the_compression_of_an_imported_adapter_cost_is_said(ham, life, tmp_path):
+    for name, option, value in (("wide", "--rank", 8), ("narrow", "--merge-rank", 1)):
+        ham.shown("init", tmp_path / name, "--backbone", life.backbone, "--projection", 16, option, value)
+    ham.shown("learn", tmp_path / "wide", life.later)
+    ham.shown("export", tmp_path / "wide", tmp_path / "lora", "--as", "peft")
+    line = ("import", tmp_path / "narrow", tmp_path / "lora", "--data", life.later)
+    shown = ham.shown(*line)
+    lost = ham.told(*line, "--name", "again")["merge_error"]
+    assert 0.01 < lost < 1
+    assert re.search(r"opened group 0, of which rank 1 \(merge_rank\) cannot hold \d+\.\d %; 2 classes known$", shown)
+    (tmp_path / "lora" / "classes.json").unlink()
+    assert "has no classes.json; give its class names by --classes" in ham.refused(*line[:3], code=1)
 
 
 def test_an_adapter_with_a_classifier_needs_only_class_names(ham, life, tmp_path):

@@ -481,6 +481,22 @@ def test_damaged_and_incomplete_weights_are_refused(private: Callable[[str], Pat
         load_backbone(str(file.parent))
 
 
+@pytest.mark.parametrize("kind", ["bert", "clip"])
+def test_kernels_that_a_configuration_names_are_not_fetched(
+    private: Callable[[str], Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr(tf.modeling_utils, "is_kernel", lambda name: bool(fetched.append(str(name))))
+    folder = private(kind)
+    config = json.loads((folder / "config.json").read_text())
+    evil = {"_attn_implementation": "someone/kernels", "attn_implementation": "someone/kernels"}
+    inner = {name: value | evil for name, value in config.items() if name.endswith("_config") and value}
+    (folder / "config.json").write_text(json.dumps(config | inner | evil))
+    backbone = load_backbone(str(folder))
+    assert backbone.module.config._attn_implementation in ("eager", "sdpa")
+    assert [name for name in fetched if "someone" in name] == []
+
+
 @pytest.mark.parametrize("content", ["{}", "[1]", "{not json"])
 def test_a_folder_with_another_config_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "config.json").write_text(content)

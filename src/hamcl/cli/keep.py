@@ -102,6 +102,10 @@ def import_(
         opened = Store.open(store, backbone=backbone)
         name = adapter.resolve().name if name is None else name
         if data is None:
+            if classes is None and not (adapter / "classes.json").is_file():
+                raise DataError(
+                    f"{adapter} has no classes.json; give its class names by --classes, or samples by --data"
+                )
             names = read_names(classes or adapter / "classes.json")
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
         elif classes is None:
@@ -115,7 +119,11 @@ def import_(
             return say_json(report)
         group = f"{'opened' if report.opened else 'joined'} group {report.group}"
         known = count(len(opened.manifest.state.classes), "class")
-        say(f"took over {name}: {count(len(task.classes), 'class')}, {group}; {known} known")
+        lost = ""
+        if report.merge_error >= 5e-4:
+            rank = opened.manifest.config["merge_rank"]
+            lost = f", of which rank {rank} (merge_rank) cannot hold {100 * report.merge_error:.1f} %"
+        say(f"took over {name}: {count(len(task.classes), 'class')}, {group}{lost}; {known} known")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -127,7 +135,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         names = loads(text) if path.suffix == ".json" else [line.strip() for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} does not hold class names ({error}); give --classes, or samples by --data") from error
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{path} must hold class names, as a JSON list or one a line")

@@ -1,6 +1,7 @@
 """timm models as backbones."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hamcl.errors import DataError, UsageError
+from hamcl.network import hub
 from hamcl.nn._loading import Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.depths import MapDepths
@@ -66,7 +68,7 @@ def load_timm(spec: str, source: str | Path, pretrained: bool, image_size: int |
     if ":" not in name and not timm.is_model(architecture):
         near = get_close_matches(architecture, timm.list_models(), n=5, cutoff=0.5)
         raise UsageError(f"unknown timm model {name!r}" + (f", did you mean {', '.join(near)}?" if near else ""))
-    with explained(spec, folder):
+    with explained(spec, folder), nullcontext() if folder or not pretrained else hub():
         try:
             # With its classifier: timm does not check the weights for gaps if the number of classes is another one.
             try:

@@ -3,7 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hamcl.errors import DataError, UsageError
+from hamcl.network import hub
 from hamcl.nn._loading import Features, Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.depths import Depths, inner_layers, pool_map
@@ -156,8 +157,10 @@ def load_transformers(
         DataError: the weights are damaged or incomplete.
     """
     folder = source if isinstance(source, Path) else None
-    with explained(spec, folder), quiet():
+    with explained(spec, folder), quiet(), nullcontext() if folder else hub():
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        # A file may name kernels of the hub here, which are code; left open, transformers takes its own.
+        config._attn_implementation = config._experts_implementation = None
         model = _weights(spec, source, config) if pretrained else AutoModel.from_config(config)
         if getattr(config, "is_encoder_decoder", False):
             model = model.get_encoder()

@@ -27,6 +27,7 @@ class Backbone(nn.Module):
 
     Attributes:
         spec: what `load_backbone` was given.
+        location: the same, but a local folder as an absolute path.
         module: the timm or transformers model; layer names are relative to it.
         features: from `module` and a batch to features.
         preprocess: how the network wants its inputs.
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.location = str(Path(spec).resolve()) if is_folder(spec) else spec
         self.module = module.requires_grad_(False).eval()
         self.features = features
         self.preprocess = preprocess
@@ -165,6 +167,11 @@ def load_backbone(
             raise UsageError(f"backbone {spec!r} does not run{given}: {reason(error)}") from error
 
 
+def is_folder(spec: str) -> bool:
+    """Whether a spec is the folder of a model."""
+    return (Path(spec) / "config.json").is_file()
+
+
 def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int | None) -> Loaded:
     for option, value in (("image_size", image_size), ("max_length", max_length)):
         if value is not None and value < 1:
@@ -188,7 +195,7 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
         from hamcl.nn._transformers import load_transformers
 
         return load_transformers(spec, name, pretrained, image_size, max_length)
-    if config.is_file():
+    if is_folder(spec):
         try:
             keys = json.loads(config.read_text(encoding="utf-8")).keys()
         except (ValueError, AttributeError) as error:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,6 @@ from hamcl.nn.layers import HamLayer
 from hamcl.nn.stock import stock_classifier
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
-from peft.utils.other import get_pattern_key  # isort: skip
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ROOT = "base_model.model."
@@ -32,6 +32,10 @@ HARMLESS = {
 }
 """Settings that the tensors say too, or that concern training alone. `fan_in_fan_out` is for layers that store the
 transpose of their weight; an adapted backbone has none."""
+LIMIT = 4 * 2**20
+"""The most bytes a configuration may have; PEFT's have some hundred, and some ten thousand with ranks by layer."""
+PATTERNS, WILD = 2000, 20
+"""The most patterns of layer names, and the most of them that repeat something: each is compared with each layer."""
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the base weights, so that the factors alone are not the update."""
 NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
@@ -65,12 +69,13 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
     """
     folder = Path(folder)
     config = _config(folder)
-    tensors, metadata = _tensors(folder)
     _check_settings(folder, config)
+    tensors, metadata = _tensors(folder, backbone)
     _check_base(folder, config, metadata, backbone)
     pairs: dict[str, dict[str, Tensor]] = {}
     whole: dict[str, Tensor] = {}
-    saved = tuple(config.get("modules_to_save") or ())
+    saved = tuple(_kept(folder, config, "modules_to_save", list) or ())
+    alphas = _alphas(folder, config)
     for key, tensor in tensors.items():
         name = key.removeprefix(ROOT)
         layer, _, end = name.partition(".lora_")
@@ -97,7 +102,7 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
         if pair.keys() != {"A", "B"}:
             raise DataError(f"{folder} lacks a factor of layer {layer!r}; export the adapter again")
         name = layer.removeprefix(prefix)
-        layers[name] = _factors(folder, layer, pair["A"], pair["B"], config, adapted[name])
+        layers[name] = _factors(folder, layer, pair["A"], pair["B"], config, alphas, adapted[name])
     return Foreign(layers, whole, prefix)
 
 
@@ -129,18 +134,66 @@ def linear_head(foreign: Foreign, backbone: Backbone, classes: Sequence[str]) ->
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
+    if not path.is_file():  # a named pipe would never end
+        raise DataError(f"{folder} is no PEFT adapter: it has no readable {CONFIG}")
+    if path.stat().st_size > LIMIT:
+        raise DataError(f"{path} has {path.stat().st_size} bytes, more than the {LIMIT} that are read")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{folder} is no PEFT adapter: it has no readable {CONFIG}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: it does not hold JSON") from error
     if not isinstance(config, dict):
         raise DataError(f"{path} is damaged: it does not hold a JSON object")
     return config
 
 
-def _tensors(folder: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+def _kept(folder: Path, config: Mapping[str, Any], option: str, kind: type[list | dict]) -> Any:
+    """An option, which is absent or a list or mapping of strings."""
+    value = config.get(option)
+    if value is not None and (not isinstance(value, kind) or not all(isinstance(key, str) for key in value)):
+        raise DataError(f"{folder / CONFIG} is damaged: {option} is {_short(value)}")
+    return value
+
+
+def _alphas(folder: Path, config: Mapping[str, Any]) -> list[tuple[re.Pattern[str], float]]:
+    """The alphas by pattern of layer names, as PEFT reads them, without patterns that take long to compare.
+
+    Raises:
+        DataError: an alpha is no number, or a pattern no regular expression.
+        UsageError: a pattern, or their number, could take long.
+    """
+    patterns: dict[str, Any] = _kept(folder, config, "alpha_pattern", dict) or {}
+    for value in (config.get("lora_alpha", 8), *patterns.values()):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
+            raise DataError(f"{folder / CONFIG} is damaged: lora_alpha is {_short(value)}")
+    bare = {pattern: re.sub(r"\\[^0-9]", "x", pattern) for pattern in patterns}
+    for pattern, plain in bare.items():
+        # A repeated group can take exponential time, repetitions one after another polynomial time.
+        if re.search(r"\)[*+?{]|\\|\(\?", plain) or len(re.findall(r"[*+{]", plain)) > 2 or len(plain) > 1000:
+            raise UsageError(
+                f"{folder} names layers by {_short(pattern)}, a pattern that could take for ever; give the names of "
+                f"the layers in alpha_pattern of {CONFIG}"
+            )
+    if len(patterns) > PATTERNS or sum(1 for plain in bare.values() if re.search(r"[*+{]", plain)) > WILD:
+        raise UsageError(f"{folder} names layers by {len(patterns)} patterns, too many to compare with every layer")
+    try:
+        return [(re.compile(rf"(.*\.)?({pattern})$"), float(alpha)) for pattern, alpha in patterns.items()]
+    except re.error as error:
+        raise DataError(f"{folder / CONFIG} is damaged: {error.pattern!r:.60} is no pattern of layer names") from error
+
+
+def _short(value: object) -> str:
+    """A value from a file, no longer than a sentence bears."""
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python prints
+        text = "a number of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _tensors(folder: Path, backbone: Backbone) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     path = folder / WEIGHTS
     if not path.is_file():
         if (folder / "adapter_model.bin").exists():
@@ -149,6 +202,11 @@ def _tensors(folder: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
                 "trust it and save it again with safe_serialization=True"
             )
         raise DataError(f"{folder} has no {WEIGHTS}")
+    most = 2 * sum(4 * parameter.numel() for parameter in backbone.module.parameters()) + LIMIT
+    if path.stat().st_size > most:
+        raise UsageError(
+            f"{path} has {path.stat().st_size} bytes, more than twice the backbone; no LoRA of it has so many"
+        )
     try:
         with safe_open(path, "pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -160,7 +218,7 @@ def _check_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse whatever would make the update something else than scaling * B A."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UsageError(f"{folder} is a PEFT adapter of type {kind}; only LORA can be imported")
+        raise UsageError(f"{folder} is a PEFT adapter of type {_short(kind)}; only LORA can be imported")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(REWRITES_BASE):
         raise UsageError(
@@ -171,7 +229,9 @@ def _check_settings(folder: Path, config: Mapping[str, Any]) -> None:
     for option, value in config.items():
         if option in READ | HARMLESS or not value or value == usual.get(option):
             continue
-        raise UsageError(f"{folder} has {option}={value!r}, which makes it more than a plain LoRA; it is not imported")
+        raise UsageError(
+            f"{folder} has {option}={_short(value)}, which makes it more than a plain LoRA; it is not imported"
+        )
 
 
 def _check_base(folder: Path, config: Mapping[str, Any], metadata: Mapping[str, str], backbone: Backbone) -> None:
@@ -218,7 +278,15 @@ def _prefix(folder: Path, names: Iterable[str], adapted: Mapping[str, HamLayer],
     return prefix
 
 
-def _factors(folder: Path, layer: str, A: Tensor, B: Tensor, config: Mapping[str, Any], own: HamLayer) -> Factors:
+def _factors(
+    folder: Path,
+    layer: str,
+    A: Tensor,
+    B: Tensor,
+    config: Mapping[str, Any],
+    alphas: Sequence[tuple[re.Pattern[str], float]],
+    own: HamLayer,
+) -> Factors:
     shape = own.base_weight.shape
     rank = A.shape[0] if A.ndim else 0
     expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
@@ -227,10 +295,8 @@ def _factors(folder: Path, layer: str, A: Tensor, B: Tensor, config: Mapping[str
             f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but the "
             f"weight is {tuple(shape)}; it was made for another model"
         )
-    pattern = config.get("alpha_pattern") or {}
-    alpha = pattern.get(get_pattern_key(list(pattern), layer), config.get("lora_alpha", 8))
-    if not isinstance(alpha, int | float):
-        raise DataError(f"{folder / CONFIG} is damaged: lora_alpha is {alpha!r}")
+    usual = float(config.get("lora_alpha", 8))
+    alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), usual)
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
     factors = Factors(A.flatten(1).float(), B.flatten(1).float() * scale)
     if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hamcl.errors import DataError
+from hamcl.network import hub
 from hamcl.streams.base import Inputs
 from hamcl.streams.columns import Columns, Rows, assemble, images, texts
 from hamcl.streams.lazy import Lazy, numbered
@@ -31,8 +32,11 @@ def load(request: Request) -> Source:
         if is_saved(Path(identifier)):
             saved = datasets.load_from_disk(identifier)
             splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
-        else:
+        elif Path(identifier).exists():
             splits = datasets.load_dataset(identifier, config or None)
+        else:
+            with hub():
+                splits = datasets.load_dataset(identifier, config or None)
     except Exception as error:  # network, cache and builder errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
