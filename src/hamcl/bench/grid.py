@@ -17,7 +17,10 @@ from hamcl.streams import Stream, load_stream
 from hamcl.streams.split import SplitOptions
 
 READ = ("image_size", "max_length")
-CUT = ("data_dir", "train_shards", *(name for name in SplitOptions.__annotations__ if name != "seed"))
+CUT = (
+    *("data_dir", "train_shards", "text_column", "label_column"),
+    *(name for name in SplitOptions.__annotations__ if name != "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def load_data(cell: Cell, data: Path | None) -> Stream:
         if data is None:
             raise UsageError(f"the stream of {cell.name} has the data_dir {cut['data_dir']!r}; say where all data is")
         cut["data_dir"] = data / cut["data_dir"]
-    return load_stream(cell.spec, **cut, seed=cell.config.seed)
+    return load_stream(cell.spec, **cut, seed=cell.config.seed, on_bad_sample=cell.config.on_bad_sample)
 
 
 def _run(cell: Cell, stream: Stream, folder: Path) -> Result:

@@ -13,7 +13,9 @@ from hamcl.cli.shell import (
     Augmented,
     Folder,
     Json,
+    LabelColumn,
     TaskName,
+    TextColumn,
     Threads,
     Where,
     count,
@@ -89,6 +91,8 @@ def import_(
     ] = None,
     name: TaskName = None,
     augmentation: Augmented = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     backbone: Where = None,
     threads: Threads = None,
     json: Json = False,
@@ -109,7 +113,14 @@ def import_(
             names = read_names(classes or adapter / "classes.json")
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
         elif classes is None:
-            task = load_task(data, name=name, augmentation=augmentation)
+            task = load_task(
+                data,
+                name=name,
+                augmentation=augmentation,
+                text_column=text_column,
+                label_column=label_column,
+                on_bad_sample=opened.manifest.options.on_bad_sample,
+            )
             note(task.notes)
         else:
             raise UsageError("--data has its own class names; leave --classes out")

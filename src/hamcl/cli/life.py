@@ -19,10 +19,12 @@ from hamcl.cli.shell import (
     Folder,
     ImageSize,
     Json,
+    LabelColumn,
     MaxLength,
     Moving,
     Preset,
     TaskName,
+    TextColumn,
     Threads,
     Where,
     count,
@@ -76,6 +78,8 @@ def learn(
     data: Annotated[str, typer.Argument(metavar="DATA", help=DATA)],
     name: TaskName = None,
     augmentation: Augmented = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew what was left unfinished.")] = False,
     checkpoint_minutes: Annotated[
         float, typer.Option(min=0, help="Keep the position so often, besides after every epoch.")
@@ -99,9 +103,16 @@ def learn(
 
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
-        task = load_task(data, name=name, augmentation=augmentation)
-        note(task.notes)
         options = present(**given)
+        task = load_task(
+            data,
+            name=name,
+            augmentation=augmentation,
+            text_column=text_column,
+            label_column=label_column,
+            on_bad_sample=options.get("on_bad_sample", opened.manifest.options.on_bad_sample),
+        )
+        note(task.notes)
         folder = Path(f"{store}.runs") / task.name.replace("/", "_")
         tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=restart)
 
@@ -146,6 +157,8 @@ def status(
 def evaluate(
     store: Folder,
     data: Annotated[list[str], typer.Argument(metavar="DATA...", help=f"{DATA} Its test split, if it has one.")],
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     known: Annotated[bool, typer.Option("--known", help="Leave out classes that were not learned.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every class, not only the worst.")] = False,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep the result in the store.")] = True,
@@ -168,7 +181,9 @@ def evaluate(
         opened = Store.open(store, backbone=backbone)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
-        read = [load_task(where) for where in data]
+        columns = present(text_column=text_column, label_column=label_column)
+        bad = on_bad_sample or opened.manifest.options.on_bad_sample
+        read = [load_task(where, **columns, on_bad_sample=bad) for where in data]
         notes = [sentence for task in read for sentence in task.notes]
         note(notes)
         tasks = regroup(read, learned, known=known)

@@ -13,9 +13,11 @@ from hamcl.cli.shell import (
     STREAM,
     ConfigFile,
     ImageSize,
+    LabelColumn,
     MaxLength,
     Moving,
     Preset,
+    TextColumn,
     Threads,
     errors,
     note,
@@ -57,6 +59,8 @@ def run(
     class_order_file: Annotated[Path | None, _stream("File with the exact order: names one a line, or JSON.")] = None,
     data_dir: Annotated[Path | None, _stream("Local copy of a named benchmark.")] = None,
     train_shards: Annotated[int | None, _stream("Read only the first so many training files.")] = None,
+    text_column: TextColumn = None,
+    label_column: LabelColumn = None,
     image_size: ImageSize = None,
     max_length: MaxLength = None,
     config: ConfigFile = None,
@@ -112,10 +116,12 @@ def run(
             class_order_file=class_order_file,
             data_dir=data_dir,
             train_shards=train_shards,
+            text_column=text_column,
+            label_column=label_column,
             seed=settings.seed,
         )
         read = present(image_size=image_size, max_length=max_length)
-        data = load_stream(stream, **cut)
+        data = load_stream(stream, **cut, on_bad_sample=settings.on_bad_sample)
         note(data.notes)
         options = RunOptions(
             method=method,

@@ -35,7 +35,13 @@ Augmented = Annotated[
     Literal["photo", "handwriting", "none"] | None,
     typer.Option("--augmentation", help="What kind of images these are, which says how they are varied and cut."),
 ]
-DATA = "A folder of class folders, parquet, CSV or JSONL of texts, or hub:ID."
+TextColumn = Annotated[
+    str | None, typer.Option("--text-column", help="The column of a table that holds the texts, if not a usual one.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option("--label-column", help="The column of a table that holds the labels, if not a usual one.")
+]
+DATA = "A folder of class folders, parquet, CSV or JSONL of texts or image paths, or hub:ID."
 STREAM = "Stream and backbone"
 BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
 

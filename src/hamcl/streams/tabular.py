@@ -141,13 +141,14 @@ def _add(table: Table, line: int, cells: list[str]) -> None:
     )
 
 
-def _shown(text: str, separator: str, wanted: Callable[[Sequence[str]], int]) -> int:
-    """How many of the wanted columns the header shows with this separator."""
+def _shown(text: str, separator: str, wanted: Callable[[Sequence[str]], int]) -> tuple[int, int]:
+    """How many of the wanted columns the header shows with this separator, or else how many columns."""
     try:
         header = next((cells for cells in csv.reader(StringIO(text, newline=""), delimiter=separator) if cells), [])
     except csv.Error:
-        return -1
-    return wanted([cell.strip() for cell in header])
+        return -1, 0
+    count = wanted([cell.strip() for cell in header])
+    return count, 0 if count else len(header)
 
 
 @contextmanager

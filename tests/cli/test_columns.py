@@ -1,0 +1,78 @@
+"""Tables on the command line: columns that are chosen, rows that are left out, tables of images."""
+
+import json
+
+import pytest
+
+from hamcl.store import Store
+
+
+@pytest.fixture(scope="module")
+def store(ham, bert_folder, tmp_path_factory):
+    path = tmp_path_factory.mktemp("columns") / "texts.ham"
+    ham.shown("init", path, "--backbone", bert_folder, "--projection", 16, "--max-length", 16, "--epochs", 1)
+    return path
+
+
+@pytest.fixture(scope="module")
+def table(toy, tmp_path_factory):
+    """A CSV as a colleague's spreadsheet writes it: semicolons, own names, a row without a label."""
+    samples = toy.samples(["lung", "skin"], [6, 6], "text", "columns")
+    rows = [
+        f"{i};{x};{('lung', 'skin')[y]}" for i, (x, y) in enumerate(zip(samples.inputs, samples.labels, strict=True))
+    ]
+    path = tmp_path_factory.mktemp("data") / "ward.csv"
+    path.write_text("\n".join(["No;Body;Team", *rows, "12;balan;"]) + "\n")
+    return path
+
+
+CHOSEN = ("--text-column", "body", "--label-column", "team")
+
+
+def test_learn_and_eval_read_the_columns_that_are_named(ham, store, table):
+    assert "has no label" in ham.refused("learn", store, table, *CHOSEN, code=1)
+    result = ham("learn", store, table, *CHOSEN, "--on-bad-sample", "skip", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["classes"] == ["lung", "skin"]
+    said = " ".join(result.stderr.split())
+    assert "read a semicolon as the separator" in said and "left out 1 of 13 rows" in said
+    result = ham("eval", store, table, *CHOSEN, "--on-bad-sample", "skip", "--json")
+    assert json.loads(result.stdout)["overall"]["samples"] == 12
+    assert "has no label" in ham.refused("eval", store, table, *CHOSEN, code=1)
+
+
+def test_what_the_store_does_with_bad_samples_counts_where_nothing_is_said(ham, bert_folder, table, tmp_path):
+    path = tmp_path / "s.ham"
+    line = ("--projection", 16, "--max-length", 16, "--epochs", 1, "--on-bad-sample", "skip")
+    ham.shown("init", path, "--backbone", bert_folder, *line)
+    assert "12 samples" in ham.shown("learn", path, table, *CHOSEN)
+
+
+def test_a_column_that_is_not_there_is_a_usage_error(ham, store, table):
+    assert "no column of" in ham.refused("learn", store, table, "--text-column", "Bodi", code=2)
+    sentence = ham.refused("learn", store, table, code=1)
+    assert "No, Body, Team" in sentence and "image" not in sentence
+
+
+def test_run_reads_the_columns_that_are_named(ham, bert_folder, table, tmp_path):
+    line = ("--stream", f"text:{table}", "--backbone", bert_folder, "--out", tmp_path / "run", "--tasks", 2)
+    more = ("--epochs", 1, "--projection", 16, "--on-bad-sample", "skip", *CHOSEN)
+    ham.shown("run", *line, *more)
+    record = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (record["stream"]["options"]["text_column"], record["stream"]["options"]["label_column"]) == (
+        "body",
+        "team",
+    )
+    assert any("left out 1 of 13 rows" in sentence for sentence in record["notes"])
+
+
+def test_an_image_model_learns_from_a_table_of_paths_and_a_text_model_refuses_it(ham, life, copy, store, tmp_path):
+    files = sorted(life.later.rglob("*.png"))
+    rows = [json.dumps({"image": str(file), "label": file.parent.name}) for file in files]
+    (tmp_path / "week.jsonl").write_text("\n".join(rows) + "\n")
+    changed = copy()
+    assert "2 classes from 10 samples" in ham.shown("learn", changed, tmp_path / "week.jsonl")
+    table, folder = Store.open(changed), copy("folder.ham")
+    ham.shown("learn", folder, life.later, "--name", "week")
+    assert table.manifest.state.files == Store.open(folder).manifest.state.files, "the same as from folders"
+    assert "image" in ham.refused("learn", store, tmp_path / "week.jsonl", code=1)
