@@ -15,6 +15,7 @@ from hamcl.config import HAMConfig
 from hamcl.learner import HAM
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.streams.base import Samples, Task
+from hamcl.streams.lazy import image_files
 
 SCRIPT = Path(__file__).parents[1] / "oracles" / "stock.py"
 SMALL = {"epochs": 1, "batch_size": 8, "rank": 2, "lr": 5e-3, "projection": 64, "device": "cpu", "precision": "fp32"}
@@ -31,10 +32,12 @@ def learned(backbone: Backbone | str, tasks: Sequence[Task], **options: Any) -> 
 
 
 def exported(model: HAM, folder: Path, name: str, kinds: Sequence[Any]) -> dict[Path, np.ndarray]:
-    """Export to `folder/NAME-KIND` and give the learner's scores for each; a base in a local folder is laid inside."""
+    """Export to `folder/NAME-KIND` and give the learner's scores for each, which reads images as `ham predict` does; a
+    base in a local folder is laid inside.
+    """
     inputs = json.loads((folder / "inputs.json").read_text())
     if inputs[0].endswith(".png"):
-        inputs = [Image.open(folder / file) for file in inputs]
+        inputs = image_files([folder / file for file in inputs])
     scores = model.logits(Samples(inputs, [0] * len(inputs))).numpy()
     base, outs = Path(model.backbone.spec), [folder / f"{name}-{kind}" for kind in kinds]
     for kind, out in zip(kinds, outs, strict=True):
@@ -51,7 +54,7 @@ def inputs(folder: Path, samples: Sequence[Any]) -> Path:
     if not isinstance(samples[0], str):
         names = [f"{i}.png" for i in range(len(samples))]
         for name, image in zip(names, samples, strict=True):
-            image.save(folder / name)
+            image.save(folder / name, exif=image.getexif())
     (folder / "inputs.json").write_text(json.dumps(names))
     return folder
 
@@ -71,10 +74,42 @@ def check_cards(expected: Mapping[Path, np.ndarray]) -> None:
         assert (got.argmax(1) == scores.argmax(1)).all(), path
 
 
+def pictures() -> dict[str, Image.Image]:
+    """Pictures that a stock library sees otherwise than hamcl, or cuts or enlarges otherwise."""
+    random = np.random.default_rng(0)
+
+    def noise(width: int, height: int, channels: int, top: int = 255) -> np.ndarray:
+        coarse = random.random((-(-height // 8), -(-width // 8), channels)) * top
+        return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].squeeze().round()
+
+    def picture(*size: int, top: int = 255) -> Image.Image:
+        return Image.fromarray(noise(*size, top=top).astype(np.uint8 if top == 255 else np.uint16))
+
+    turned = picture(40, 24, 3)
+    turned.getexif()[0x0112] = 6
+    masked = picture(50, 50, 3)
+    masked.putalpha(picture(50, 50, 1))
+    return {
+        "wide": picture(96, 32, 3),
+        "tall": picture(33, 100, 3),
+        "large": picture(200, 150, 3),
+        "small": picture(9, 12, 3),
+        "16 bits": picture(60, 44, 1, top=65535),
+        "12 bits in 16": picture(60, 44, 1, top=4095),
+        "transparent": masked,
+        "palette": masked.quantize(16),
+        "turned": turned,
+        "grey": picture(30, 41, 1),
+        "very long": picture(1000, 8, 3),
+    }
+
+
 @pytest.fixture(scope="session")
 def work() -> SimpleNamespace:
-    """`learned`, `inputs`, `exported` and `check_cards`, see there."""
-    return SimpleNamespace(learned=learned, inputs=inputs, exported=exported, check_cards=check_cards)
+    """`learned`, `pictures`, `inputs`, `exported` and `check_cards`, see there."""
+    return SimpleNamespace(
+        learned=learned, pictures=pictures, inputs=inputs, exported=exported, check_cards=check_cards
+    )
 
 
 IMAGES = ("vit", "swin", "resnet", "ijepa", "clip", "timm-test_vit", "timm-test_convnext", "timm-test_efficientnet")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import nn
 
-from hamcl.errors import UsageError
+from hamcl.errors import DataError, UsageError
 from hamcl.export import Card
 from hamcl.export import onnx as onnx_room
 from hamcl.export.folder import export_folder
-from hamcl.nn.backbones import Backbone
+from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.preprocess import ImagePreprocess
 from hamcl.streams.base import Samples
 
@@ -105,15 +105,82 @@ def test_images_are_prepared_as_in_learning(work, toy, tmp_path, augmentation):
     model = work.learned(toy.vit(), [toy.task("one", ["a", "b"], augmentation=augmentation)], head="ncm")
     model.export(tmp_path / "out", "merged")
     code = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    space = {"np": np, "Image": Image}
+    space = {"np": np, "Image": Image, "ImageOps": ImageOps}
     exec(re.search(r"def prepare.*?\n\n", code, re.DOTALL)[0], space)
     ours = model.backbone.preprocess.transform(False, augmentation)
     random = np.random.default_rng(0)
-    for size in [(16, 16), (8, 8), (40, 40), (33, 20), (17, 90), (9, 12)]:
-        image = Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
-        np.testing.assert_allclose(space["prepare"](image), ours(image).numpy(), atol=1e-5)
-    grey = Image.fromarray(random.integers(0, 256, (20, 24), dtype=np.uint8))
-    np.testing.assert_allclose(space["prepare"](grey), ours(grey).numpy(), atol=1e-5)
+    sizes = [(16, 16), (8, 8), (40, 40), (33, 20), (17, 90), (9, 12), (5000, 3)]
+    plain = {
+        str(size): Image.fromarray(random.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)) for size in sizes
+    }
+    numbers = {
+        str(array.dtype): Image.fromarray(array)
+        for array in (random.random((20, 24)).astype(np.float32), random.integers(0, 60000, (9, 31), dtype=np.int32))
+    }
+    for name, image in {**plain, **numbers, **work.pictures()}.items():
+        np.testing.assert_allclose(space["prepare"](image), ours(image).numpy(), atol=1e-5, err_msg=name)
+    for bad in (random.random((8, 8)) - 0.5, random.random((8, 8)) * 1e6, np.full((8, 8), np.nan)):
+        with pytest.raises(StopIteration):
+            space["prepare"](Image.fromarray(bad.astype(np.float32)))
+    settings = json.loads((tmp_path / "out" / "preprocessing.json").read_text())
+    assert settings["crop_pct"] == 0.875 and len(settings["steps"]) > 7
+    assert ("square" in " ".join(settings["steps"])) == (augmentation == "handwriting")
+
+
+def test_no_stock_settings_are_left_that_see_other_pixels(work, toy, tmp_path):
+    """The libraries' own ways to prepare images end with an error, and hamcl reads what it wrote."""
+    import timm
+    from timm.data import create_transform, resolve_model_data_config
+    from transformers import AutoImageProcessor, ViTConfig, ViTModel, pipeline
+
+    task = toy.task("one", ["a", "b"], augmentation="photo")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    ViTModel(ViTConfig(image_size=32, patch_size=8, **sizes), add_pooling_layer=False).save_pretrained(
+        tmp_path / "vit"
+    )
+    given = {"size": 36, "crop_size": 32, "do_center_crop": True, "image_mean": [0.4, 0.5, 0.6]}
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(json.dumps(given))
+    model = work.learned(str(tmp_path / "vit"), [task], head="linear")
+    for kind in ("merged", "peft", "adapters"):
+        model.export(tmp_path / kind, kind)
+        assert not (tmp_path / kind / "preprocessor_config.json").exists()
+        assert "Images go through `prepare`" in (tmp_path / kind / "README.md").read_text()
+    for call in (AutoImageProcessor.from_pretrained, lambda path: pipeline("image-classification", model=path)):
+        with pytest.raises(OSError, match="Can't load image processor"):
+            call(str(tmp_path / "merged"))
+    again = load_backbone(str(tmp_path / "merged"))
+    assert again.preprocess == model.backbone.preprocess and again.preprocess.mean == (0.4, 0.5, 0.6)
+    assert load_backbone(str(tmp_path / "merged"), image_size=48).preprocess.size == 48
+
+    work.learned(toy.vit(), [task], head="lda").export(tmp_path / "timm", "merged")
+    module = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
+    with pytest.raises(KeyError, match=r"prepare\(\) in README\.md"):
+        create_transform(**resolve_model_data_config(module))
+    assert load_backbone(str(tmp_path / "timm")).preprocess == toy.vit().preprocess
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"size": 0},
+        {"size": "16"},
+        {"mean": [0.5]},
+        {"mean": "abc"},
+        {"std": [0, 1, 1]},
+        {"std": [1, 1, 1e999]},
+        {"crop_pct": 2},
+        {"interpolation": "best"},
+        None,
+    ],
+)
+def test_a_damaged_preparation_is_one_sentence(work, tmp_path, change):
+    settings = {"size": 16, "mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "bicubic", "crop_pct": 1}
+    path = tmp_path / "preprocessing.json"
+    path.write_text(json.dumps(settings))
+    assert ImagePreprocess.read(tmp_path) == ImagePreprocess(16, (0, 0, 0), (1, 1, 1), "bicubic", 1)
+    path.write_text("[1]" if change is None else json.dumps({**settings, **change}))
+    with pytest.raises(DataError, match=r"preprocessing\.json does not say how images are prepared"):
+        ImagePreprocess.read(tmp_path)
 
 
 class Net(nn.Module):

@@ -41,7 +41,8 @@ def llama_folder(tmp_path_factory, toy):
 
 def images(work, folder, vit_folder):
     stream = load_stream("digits", tasks=2, train_per_class=6, test_per_class=4)
-    work.inputs(folder, [image for task in stream for image in task.test.inputs])
+    digits = [image for task in stream for image in task.test.inputs]
+    work.inputs(folder, [*digits, *work.pictures().values()])
     expected = {}
     for head in ("linear", "lda", "ridge"):
         model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head, depths="last")

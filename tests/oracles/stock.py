@@ -4,23 +4,14 @@ Each folder holds `inputs.json`, a list of texts or of image files, and exports.
 `EXPORT.npy` beside it.
 """
 
-import importlib.util
 import json
 import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-
 
 def main(folders: list[Path]) -> None:
     sys.modules["hamcl"] = None  # type: ignore[assignment]  # every import of it fails
-    mended = importlib.util.spec_from_file_location("mended", ROOT / "src/hamcl/nn/_torchvision.py")
-    assert mended is not None and mended.loader is not None
-    module = importlib.util.module_from_spec(mended)
-    mended.loader.exec_module(module)
-    module.ensure_torchvision()  # the installed libraries may not fit each other; this knows nothing of hamcl
-
     import torch
 
     torch.set_num_threads(1)

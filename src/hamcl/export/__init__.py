@@ -56,13 +56,13 @@ def _peft(learned: Learned, folder: Path) -> Stock | None:
         stock = None
     update = final(learned.groups)
     export_peft(folder, update, learned.merged, stock=stock, metadata=_header(learned))
-    save_inputs(folder, learned.merged)
+    save_inputs(folder, learned.merged, learned.augmentation)
     return _head(learned, folder, stock)
 
 
 def _merged(learned: Learned, folder: Path) -> Stock | None:
     stock = _stock(learned)
-    save_merged(folder, learned.merged, classes=learned.classes, stock=stock)
+    save_merged(folder, learned.merged, classes=learned.classes, stock=stock, augmentation=learned.augmentation)
     return _head(learned, folder, stock)
 
 
@@ -77,7 +77,7 @@ def _adapters(learned: Learned, folder: Path) -> None:
     for j, group in enumerate(learned.groups):
         metadata = {**_header(learned), "tasks": ", ".join(group.tasks)}
         export_peft(folder / f"group-{j}", final([group]), learned.merged, metadata=metadata)
-    save_inputs(folder, learned.merged)
+    save_inputs(folder, learned.merged, learned.augmentation)
     _head(learned, folder, None)
 
 

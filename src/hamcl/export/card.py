@@ -19,6 +19,14 @@ FILES = {
     "onnx": "one ONNX graph from prepared inputs to scores",
     "adapters": "one LoRA adapter for each group of tasks, which are used together",
 }
+PREPARE = (
+    "Images go through `prepare` below, as they did in learning (`preprocessing.json` says it in words). No image"
+    " processor of transformers and no transform of timm does the same"
+)
+NOTHING_ELSE = (
+    ", so none is configured here: `pipeline()` and timm's `create_transform` end with an error instead of an answer"
+    " to other pixels"
+)
 PACKAGES = {
     "peft": ("torch", "peft"),
     "merged": ("torch",),
@@ -29,6 +37,7 @@ PACKAGES = {
 
 def write_card(folder: Path, learned: Learned, form: Form, card: Card) -> None:
     """Write `README.md` in the form of a Hugging Face model card."""
+    images = learned.merged.modality == "image"
     text = "\n".join(
         [
             "---",
@@ -46,6 +55,7 @@ def write_card(folder: Path, learned: Learned, form: Form, card: Card) -> None:
             "",
             "Run in this folder; hamcl is not needed.",
             "",
+            *([f"{PREPARE}{NOTHING_ELSE if form.kind == 'merged' else ''}.", ""] if images else []),
             "```python",
             usage(learned, form, folder).rstrip(),
             "```",

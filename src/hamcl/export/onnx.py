@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from hamcl.errors import UsageError
 from hamcl.export.learned import Learned
-from hamcl.nn.backbones import Backbone
 from hamcl.nn.export import save_inputs
 from hamcl.nn.stock import samples
 
@@ -93,10 +92,7 @@ def save_onnx(folder: Path, learned: Learned) -> None:
         program.save(folder / "model.onnx", external_data=weights > LIMIT)
         _simplify(folder / "model.onnx")
         _try_out(folder / "model.onnx", model, batch, learned)
-    settings = json.dumps(preparation(learned.merged, learned.augmentation), indent=2)
-    (folder / "preprocessing.json").write_text(settings + "\n", encoding="utf-8")
-    if learned.merged.modality == "text":
-        save_inputs(folder, learned.merged)
+    save_inputs(folder, learned.merged, learned.augmentation)
 
 
 def _simplify(path: Path) -> None:
@@ -142,27 +138,6 @@ def _try_out(path: Path, model: Scores, batch: Mapping[str, Tensor], learned: Le
 
 def _impossible(learned: Learned, reason: str) -> UsageError:
     return UsageError(f"backbone {learned.merged.spec!r} cannot be written as onnx ({reason}); export it as merged")
-
-
-def preparation(backbone: Backbone, augmentation: str) -> dict[str, object]:
-    """How an input is prepared, as plain values; the steps in words where they are not settings."""
-    settings = {**backbone.preprocess.describe(), "inputs": list(samples(backbone))}
-    if backbone.modality == "text":
-        return {
-            **settings,
-            "steps": ["tokenize with the files beside this one", "cut to max_length", "pad on the right"],
-        }
-    square = ["pad the shorter side to a square with the border's median colour"] * (augmentation == "handwriting")
-    cut = "size / crop_pct if it is longer than size, else size" if augmentation == "photo" else "size"
-    steps = [
-        "convert to RGB",
-        *square,
-        f"resize: the shorter side to {cut}",
-        "crop the centre of size x size",
-        "divide by 255, subtract mean and divide by std for each channel",
-        "order as channels, rows, columns",
-    ]
-    return {**settings, "steps": steps}
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from hamcl.errors import UsageError
 from hamcl.export.learned import Kind, Learned
+from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.depths import MapDepths, pool_map
-from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
+from hamcl.nn.preprocess import LONGEST, WIDEST, ImagePreprocess, TextPreprocess
 from hamcl.nn.stock import Stock, library, samples
 
 SOURCES = {
@@ -31,12 +32,25 @@ class Form:
     stock: Stock | None
 
 
+OPERATORS = """\
+import torch
+
+try:
+    import torchvision
+except (ImportError, RuntimeError):  # it is built for another torch; nothing here calls these two
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+"""
+"""What has to run before timm, peft or transformers are imported where torchvision does not fit torch."""
+
+
 @dataclass
 class Script:
-    """Lines of code and what they import."""
+    """Lines of code and what they import; `first` runs before the libraries are imported."""
 
     imports: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
+    first: str = ""
 
     def add(self, code: str, *imports: str) -> None:
         self.imports |= set(imports)
@@ -45,14 +59,19 @@ class Script:
     def text(self) -> str:
         """The imports of Python itself first, then the libraries'."""
         own = ("from importlib", "from pathlib", "import json")
-        imports = sorted(self.imports, key=lambda line: (not line.startswith(own), line.split()[1], line))
-        first = [line for line in imports if line.startswith(own)]
-        return "\n".join([*first, "", *imports[len(first) :], "", *self.lines]) + "\n"
+        imports = sorted(
+            self.imports - set(self.first.splitlines()),
+            key=lambda line: (not line.startswith(own), line.split()[1], line),
+        )
+        pythons = [line for line in imports if line.startswith(own)]
+        before = [*self.first.splitlines(), ""] if self.first else []
+        return "\n".join([*pythons, "", *before, *imports[len(pythons) :], "", *self.lines]) + "\n"
 
 
 def usage(learned: Learned, form: Form, folder: Path) -> str:
     """Python code that runs in the export's folder and defines `scores(inputs)`, which gives an array (n, classes)."""
-    script = Script()
+    # This machine's card must run on this machine; a whole torchvision is imported as ever.
+    script = Script(first=OPERATORS if form.kind != "onnx" and ensure_torchvision() is not None else "")
     script.add(
         'classes = json.loads(Path("classes.json").read_text(encoding="utf-8"))',
         "import json",
@@ -177,9 +196,13 @@ def _inputs(script: Script, learned: Learned) -> None:
         script.add('tokenizer = AutoTokenizer.from_pretrained(".")', "from transformers import AutoTokenizer")
         return
     assert isinstance(preprocess, ImagePreprocess)
-    square = ""
+    shape = f"""
+    x, y = (max(0, side - {LONGEST} * min(image.size)) // 2 for side in image.size)
+    image = image.crop((x, y, image.width - x, image.height - y))  # the middle of a very long one"""
     if learned.augmentation == "handwriting":
-        square = """
+        shape = f"""
+    if max(image.size) > {WIDEST}:
+        image = image.resize([max(1, round(side * {WIDEST} / max(image.size))) for side in image.size])
     pixels = np.asarray(image)
     border = np.sort(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]]), 0)
     background = tuple(border[(len(border) - 1) // 2].tolist())
@@ -195,7 +218,18 @@ def _inputs(script: Script, learned: Learned) -> None:
 
 
 def prepare(image):
-    image = image.convert("RGB"){square}
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":  # 16 or 32 bits: scaled from the smallest range that holds the values
+        values, hidden = np.asarray(image), image.info.get("transparency")
+        ranges = [1, 255, 4095, 65535][image.mode != "F" :]
+        top = next(top for top in ranges if 0 <= values.min() and values.max() <= top)
+        image = Image.fromarray(np.rint(values * np.float32(255 / top)).astype(np.uint8))
+        if isinstance(hidden, int):
+            image.putalpha(Image.fromarray(np.uint8(255) * (values != hidden)))
+    if image.has_transparency_data:  # onto white
+        layer, image = image.convert("RGBA"), Image.new("RGB", image.size, "white")
+        image.paste(layer, mask=layer)
+    image = image.convert("RGB"){shape}
     shorter = {shorter}
     width, height = (int(shorter * side / min(image.size)) for side in image.size)
     image = image.resize((width, height), Image.Resampling.{preprocess.interpolation.upper()})
@@ -205,7 +239,7 @@ def prepare(image):
     return ((pixels - np.float32(mean)) / np.float32(std)).transpose(2, 0, 1)
 """,
         "import numpy as np",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -81,17 +82,18 @@ def load_timm(spec: str, source: str | Path, pretrained: bool, image_size: int |
                 raise
             reason = " ".join(str(error).split())[:300]
             raise DataError(f"the weights in {folder} do not fit its config.json: {reason}") from error
-    return _headless(model, image_size)
+    return _headless(model, image_size, ImagePreprocess.read(folder) if folder else None)
 
 
-def _headless(model: nn.Module, image_size: int | None) -> Loaded:
+def _headless(model: nn.Module, image_size: int | None, exported: ImagePreprocess | None = None) -> Loaded:
     config = resolve_model_data_config(model)
     model.reset_classifier(0)  # type: ignore[operator]
-    preprocess = ImagePreprocess(
-        image_size or config["input_size"][-1],
+    preprocess = exported or ImagePreprocess(
+        config["input_size"][-1],
         tuple(config["mean"]),
         tuple(config["std"]),
         config["interpolation"],
         config["crop_pct"],
     )
+    preprocess = replace(preprocess, size=image_size or preprocess.size)
     return Loaded(model, pooled, preprocess, MapDepths.of if hasattr(model, "forward_intermediates") else None)

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -189,6 +189,18 @@ def _weights(spec: str, source: str | Path, config: PretrainedConfig) -> PreTrai
 
 def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: int | None) -> Loaded:
     own_size = getattr(model.config, "image_size", None)
+    exported = ImagePreprocess.read(source) if isinstance(source, Path) else None
+    preprocess = exported or _prepared(spec, source, own_size)
+    size = image_size or preprocess.size
+    class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
+    takes = inspect.signature(model.forward).parameters
+    interpolate = own_size is not None and size != _side(own_size) and "interpolate_pos_encoding" in takes
+    features = ImageFeatures(class_token, interpolate)
+    return Loaded(model, features, replace(preprocess, size=size), HiddenDepths.finder(features))
+
+
+def _prepared(spec: str, source: str | Path, own_size: Any) -> ImagePreprocess:
+    """How the model's own image processor prepares images."""
     try:
         settings = ImageProcessingMixin.get_image_processor_dict(source)[0]
     except OSError:
@@ -198,20 +210,14 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
             "mean and standard deviation 0.5 are assumed",
             stacklevel=2,
         )
-    size = image_size or _side(settings.get("crop_size") or own_size or settings.get("size") or 224)
     normalised = settings.get("do_normalize", True)
-    preprocess = ImagePreprocess(
-        size,
+    return ImagePreprocess(
+        _side(settings.get("crop_size") or own_size or settings.get("size") or 224),
         tuple(settings.get("image_mean", (0.5, 0.5, 0.5))) if normalised else (0.0, 0.0, 0.0),
         tuple(settings.get("image_std", (0.5, 0.5, 0.5))) if normalised else (1.0, 1.0, 1.0),
         {2: "bilinear", 3: "bicubic"}.get(settings.get("resample", 3), "bicubic"),
         _crop_pct(settings),
     )
-    class_token = any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
-    takes = inspect.signature(model.forward).parameters
-    interpolate = own_size is not None and size != _side(own_size) and "interpolate_pos_encoding" in takes
-    features = ImageFeatures(class_token, interpolate)
-    return Loaded(model, features, preprocess, HiddenDepths.finder(features))
 
 
 def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int | None) -> Loaded:

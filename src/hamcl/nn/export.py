@@ -17,8 +17,9 @@ from hamcl.ham.merging import compress
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
 from hamcl.nn.layers import HamLayer
-from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
-from hamcl.nn.stock import Stock, label, library
+from hamcl.nn.preprocess import PREPARATION, ImagePreprocess, TextPreprocess
+from hamcl.nn.stock import Stock, label, library, samples
+from hamcl.streams.base import Augmentation
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
@@ -89,16 +90,22 @@ def export_peft(
 
 
 def save_merged(
-    path: str | Path, backbone: Backbone, *, classes: Sequence[str] = (), stock: Stock | None = None
+    path: str | Path,
+    backbone: Backbone,
+    *,
+    classes: Sequence[str] = (),
+    stock: Stock | None = None,
+    augmentation: Augmentation = "none",
 ) -> None:
     """Write a plain backbone, such as a folded one, so that `load_backbone(path)` and its own library load it.
 
-    transformers models are written by `save_pretrained` with their tokenizer or image settings, timm models in the
-    layout of timm's hub; anything else as `model.safetensors` with a `config.json` that describes it.
+    transformers models are written by `save_pretrained` with their tokenizer, timm models in the layout of timm's hub,
+    both with `preprocessing.json`; anything else as `model.safetensors` with a `config.json` that describes it.
 
     Args:
         classes: names for the model's configuration.
         stock: the library's classification model, to write it instead.
+        augmentation: the kind of images learned, see `save_inputs`.
 
     Raises:
         UsageError: the backbone holds adapted layers, or its library has no model of this part alone.
@@ -123,13 +130,14 @@ def save_merged(
                 label(module.config, classes)
             with quiet():
                 module.save_pretrained(out)
-            save_inputs(out, backbone)
+            save_inputs(out, backbone, augmentation)
         case "timm":
             from timm.models import save_for_hf
 
             names = {"label_names": list(classes)} if stock else {}
             settings = _timm_settings(preprocess)
             save_for_hf(module, str(out), model_config=names, safe_serialization=True, data_config=settings)
+            save_inputs(out, backbone, augmentation)
         case _:
             out.mkdir(parents=True, exist_ok=True)
             _save(out / "model.safetensors", module.state_dict(), {})
@@ -142,16 +150,24 @@ def save_merged(
             _write(out / "config.json", config)
 
 
-def save_inputs(path: str | Path, backbone: Backbone) -> None:
-    """Write how the inputs are prepared, in transformers' form: the tokenizer, or `preprocessor_config.json`."""
+def save_inputs(path: str | Path, backbone: Backbone, augmentation: Augmentation = "none") -> None:
+    """Write how the inputs are prepared: `preprocessing.json`, and the tokenizer of texts.
+
+    No `preprocessor_config.json`: the image processors of transformers cut, enlarge and flatten images otherwise than
+    the model learned them, and a file that is nearly right would be believed.
+
+    Args:
+        augmentation: the kind of images learned.
+    """
     preprocess = backbone.preprocess
+    Path(path).mkdir(parents=True, exist_ok=True)
+    settings = {**preprocess.describe(), "inputs": list(samples(backbone)), "steps": preprocess.steps(augmentation)}
+    _write(Path(path) / PREPARATION, settings)
     if isinstance(preprocess, TextPreprocess):
         tokenizer = copy.deepcopy(preprocess.tokenizer)
         if tokenizer.pad_token is None:  # any will do, the mask hides it
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
         tokenizer.save_pretrained(path)
-    elif isinstance(preprocess, ImagePreprocess):
-        _write(Path(path) / "preprocessor_config.json", _image_settings(preprocess))
 
 
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
@@ -213,31 +229,19 @@ def _targets(module: nn.Module, names: list[str]) -> list[str] | str:
     return names
 
 
-def _image_settings(preprocess: ImagePreprocess) -> dict[str, Any]:
-    """The settings in the form of transformers' image processors."""
-    size = {"height": preprocess.size, "width": preprocess.size}
-    return {
-        "do_resize": True,
-        "size": size,
-        "crop_size": size,
-        "crop_pct": preprocess.crop_pct,
-        "resample": {"bilinear": 2, "bicubic": 3}[preprocess.interpolation],
-        "do_rescale": True,
-        "do_normalize": True,
-        "image_mean": list(preprocess.mean),
-        "image_std": list(preprocess.std),
-    }
-
-
 def _timm_settings(preprocess: object) -> dict[str, Any]:
-    """The settings in the form of timm's configurations."""
+    """The settings in the form of timm's configurations.
+
+    None of timm's transforms prepares images as ours do. Left out, a setting would be taken from ImageNet's, so one of
+    them says where to look, which is the message of the error that timm's own transform then ends with.
+    """
     if not isinstance(preprocess, ImagePreprocess):
         return {}
     return {
         "input_size": (3, preprocess.size, preprocess.size),
         "mean": preprocess.mean,
         "std": preprocess.std,
-        "interpolation": preprocess.interpolation,
+        "interpolation": "prepare() in README.md",
         "crop_pct": preprocess.crop_pct,
     }
 

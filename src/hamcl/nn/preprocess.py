@@ -1,9 +1,12 @@
 """From one input of a task to what a backbone reads: images become tensors, texts become token ids."""
 
+import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL import Image
@@ -25,6 +28,9 @@ Tokens = dict[str, Tensor]
 # Of a long text so much is read first; words of a natural text make a token from some five characters.
 CHARACTERS_PER_TOKEN = 16
 MOST_CHARACTERS = 2**20
+
+PREPARATION = "preprocessing.json"
+"""The file of an export that says how inputs are prepared."""
 
 LONGEST = 16
 """Of a photograph longer than this many times its shorter side the middle is taken before its size is changed."""
@@ -61,6 +67,10 @@ class Preprocess(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
+
+    @abstractmethod
+    def steps(self, augmentation: Augmentation) -> list[str]:
+        """What evaluation does with an input, in words for somebody who does it without hamcl."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,52 @@ class ImagePreprocess(Preprocess):
             "interpolation": self.interpolation,
             "crop_pct": self.crop_pct,
         }
+
+    def steps(self, augmentation: Augmentation) -> list[str]:
+        square = [
+            f"shrink to {WIDEST} pixels if the longer side has more",
+            "pad the shorter side to a square with the border's median colour",
+        ]
+        cut = f"{round(self.size / self.crop_pct)} if it is longer than {self.size}, else {self.size}"
+        return [
+            "of several frames or pages take the first; turn it upright as its EXIF orientation says",
+            "scale 16-bit grey, 32-bit integers and floats to 0..255 from the smallest of 0..255, 0..4095 and 0..65535"
+            " that holds the largest value, floats from 0..1 if none is above 1",
+            "lay what is transparent onto white",
+            "convert to RGB",
+            *(square if augmentation == "handwriting" else []),
+            f"crop the middle, {LONGEST} times as long as the shorter side, if it is longer",
+            f"resize: the shorter side to {cut if augmentation == 'photo' else self.size}",
+            f"crop the centre of {self.size} x {self.size}",
+            "divide by 255, subtract mean and divide by std for each channel",
+            "order as channels, rows, columns",
+        ]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The settings in a folder's `preprocessing.json`, which every export of images holds; None without that file.
+
+        Raises:
+            DataError: it is not what an export writes.
+        """
+        path = folder / PREPARATION
+        if not path.is_file():
+            return None
+        try:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+            values = {field.name: settings[field.name] for field in fields(cls)}
+            found = cls(**{k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in values.items()})
+            numbers = (*found.mean, *found.std, found.crop_pct, found.size)
+            if len(found.mean) != 3 or len(found.std) != 3 or not all(math.isfinite(x) for x in numbers):
+                raise ValueError("mean and std are not three numbers each")
+            if not (type(found.size) is int and found.size > 0 and min(found.std) > 0 and 0 < found.crop_pct <= 1):
+                raise ValueError("size, std or crop_pct is out of range")
+            InterpolationMode(found.interpolation)
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            raise DataError(
+                f"{path} does not say how images are prepared ({error}); export the model again"
+            ) from error
+        return found
 
 
 class ImageTransform:
@@ -258,6 +314,9 @@ class TextPreprocess(Preprocess):
 
     def describe(self) -> dict[str, Any]:
         return {"modality": self.modality, "max_length": self.max_length, "vocabulary": len(self.tokenizer)}
+
+    def steps(self, augmentation: Augmentation) -> list[str]:
+        return ["tokenize with the files beside this one", "cut to max_length", "pad on the right"]
 
 
 class TextTransform:
