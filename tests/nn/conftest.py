@@ -37,6 +37,7 @@ class ConvNet(nn.Module):
 class Characters:
     """A tokenizer of one token per character."""
 
+    truncation_side = "right"
     model_max_length = 32
     pad_token_id = 0
 

@@ -169,18 +169,19 @@ class ImagePreprocess(Preprocess):
             return None
         try:
             settings = json.loads(path.read_text(encoding="utf-8"))
-            values = {field.name: settings[field.name] for field in fields(cls)}
-            found = cls(**{k: tuple(map(float, v)) if isinstance(v, list) else v for k, v in values.items()})
-            numbers = (*found.mean, *found.std, found.crop_pct, found.size)
-            if len(found.mean) != 3 or len(found.std) != 3 or not all(math.isfinite(x) for x in numbers):
+            values: dict[str, Any] = {field.name: settings[field.name] for field in fields(cls)}
+            values |= {name: tuple(values[name]) for name in ("mean", "std")}
+            found = cls(**values)
+            if not (type(found.size) is int and found.size > 0 and 0 < found.crop_pct <= 1):
+                raise ValueError("size or crop_pct is out of range")
+            if not (len(found.mean) == len(found.std) == 3 and all(map(math.isfinite, found.mean + found.std))):
                 raise ValueError("mean and std are not three numbers each")
-            if not (type(found.size) is int and found.size > 0 and min(found.std) > 0 and 0 < found.crop_pct <= 1):
-                raise ValueError("size, std or crop_pct is out of range")
+            if min(found.std) <= 0:
+                raise ValueError("std is not positive")
             InterpolationMode(found.interpolation)
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            raise DataError(
-                f"{path} does not say how images are prepared ({error}); export the model again"
-            ) from error
+            what = f"{path} does not say how images are prepared"
+            raise DataError(f"{what} ({type(error).__name__}: {error}); export the model again") from error
         return found
 
 
