@@ -27,7 +27,7 @@ TINY = Sizes(
         {"max_length": 8},
         {"epochs": 1, "device": "cpu"},
     ),
-    methods={"ham": {}, "joint": JOINT},
+    methods={"ham": {}, "joint": {**JOINT, "epochs": 1}},
 )
 
 
