@@ -94,7 +94,8 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(ham, birds, tmp_
     assert result.exit_code == 1
     assert [answer["input"] for answer in lines(result.stdout)] == ["in/a.png", "in/deep/c.png", "one.png"]
     assert [answer["labels"] for answer in lines(result.stdout)] == [birds.best.labels[i][:1] for i in (1, 3, 0)]
-    errors = result.stderr.splitlines()
+    note, *errors = result.stderr.splitlines()
+    assert note == "note: left out of in: files that are no images by their suffix: .txt"
     assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
     for name in ("none", "in/b.PNG", "in/deep/d.png", "gone.png"):
         assert any(name in line for line in errors)

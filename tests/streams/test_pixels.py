@@ -16,8 +16,8 @@ from PIL import Image
 from hamcl.cli.main import main
 from hamcl.errors import DataError
 from hamcl.streams import Samples, check, read_image
-from hamcl.streams.folder import images
 from hamcl.streams.pixels import FORMATS, MAX_PIXELS, SUFFIXES, UNREAD, decode_image, rgb
+from hamcl.streams.walk import images
 
 SOURCE = Path(__file__).parents[2] / "src"
 RAMP = np.linspace(0, 1, 64).reshape(8, 8)

@@ -9,8 +9,8 @@ from hamcl.errors import DataError
 from hamcl.method import Method
 from hamcl.streams import text
 from hamcl.streams.base import Modality, Selected
-from hamcl.streams.folder import images
 from hamcl.streams.lazy import image_files
+from hamcl.streams.walk import LeftOut, images
 
 STDIN = "-"
 
@@ -52,12 +52,14 @@ def gather(arguments: Sequence[str], modality: Modality, stdin: TextIO) -> Input
         arguments = [path for a in arguments for path in (_lines(stdin, a) if a == STDIN else [a])]
     names: list[str] = []
     problems: list[str] = []
+    notes: list[str] = []
     for argument in arguments:
         try:
-            names += _paths(argument) if modality == "image" else _texts(argument, stdin)
+            names += _paths(argument, notes) if modality == "image" else _texts(argument, stdin)
         except DataError as error:
             problems.append(str(error))
-    return Inputs(names, image_files([Path(name) for name in names]) if modality == "image" else names, problems)
+    values = image_files([Path(name) for name in names]) if modality == "image" else names
+    return Inputs(names, values, problems, notes)
 
 
 def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:
@@ -78,11 +80,13 @@ def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None
             yield Answer(name, labels, probabilities)
 
 
-def _paths(argument: str) -> list[str]:
+def _paths(argument: str, notes: list[str]) -> list[str]:
     path = Path(argument).expanduser()
     if not path.is_dir():
         return [str(path)]
-    found = images(path)
+    left = LeftOut(path)
+    found = images(path, left)
+    notes += left.notes()
     if not found:
         raise DataError(f"the folder {path} holds no image; give another one")
     return [str(file) for file in found]

@@ -2,12 +2,32 @@
 
 from pathlib import Path
 
-from hamcl.streams import folder, parquet
-from hamcl.streams.source import Request, Source
+from hamcl.errors import DataError
+from hamcl.streams import folder, parquet, walk
+from hamcl.streams.source import Request, Source, listed
 
 
 def read(path: Path, request: Request) -> Source:
     """Return the data set in the parquet files at `path`, or else in its class folders."""
-    if path.is_file() or any(path.rglob("*.parquet")):
-        return parquet.read(path, request)
-    return folder.read(path)
+    return parquet.read(path, request) if is_parquet(path) else folder.read(path)
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a path is one of parquet files; a stray one beside class folders of images makes it none.
+
+    Raises:
+        DataError: it holds both, and it is not clear which is meant.
+    """
+    if path.is_file():
+        return True
+    files = [file.relative_to(path) for file in path.rglob("*.parquet")]
+    files = sorted(file for file in files if not any(map(walk.is_hidden, file.parts)))
+    images = folder.class_folders(path) if files else []
+    if not images:
+        return bool(files)
+    if folder.is_layout(path) and not any(parquet.SHARD.fullmatch(file.name) for file in files):
+        return False
+    raise DataError(
+        f"{path} holds parquet files ({listed([str(file) for file in files], 3)}) and folders of images "
+        f"({listed([f'{found.name}/' for found in images], 3)}); say which to read by parquet:{path} or folder:{path}"
+    )

@@ -8,7 +8,9 @@ from hamcl.errors import DataError, UsageError
 from hamcl.streams import text
 from hamcl.streams.base import Augmentation, Joined, Samples, Selected, Task
 from hamcl.streams.check import OnBadSample
+from hamcl.streams.folder import class_folders, is_layout
 from hamcl.streams.hub import is_saved
+from hamcl.streams.local import is_parquet
 from hamcl.streams.names import canonical, check_name
 from hamcl.streams.registry import SOURCES, load_source
 from hamcl.streams.source import did_you_mean, listed
@@ -85,9 +87,20 @@ def _kind(path: Path) -> str:
                 f"that ends in {listed([*text.SUFFIXES, '.parquet'])}"
             )
         return "parquet" if suffix == ".parquet" else "text"
-    if any((path / f"{split}{suffix}").is_file() for split in text.SPLITS for suffix in text.SUFFIXES):
+    tables = [file for file in sorted(path.iterdir()) if file.is_file() and file.suffix.lower() in text.SUFFIXES]
+    if is_layout(path):
+        tables = []  # an index of the images, or a list of those to be submitted
+    if any(file.stem in text.SPLITS for file in tables):
         return "text"
-    return "parquet" if any(path.rglob("*.parquet")) else "folder"
+    if is_parquet(path):
+        return "parquet"
+    if tables and (found := class_folders(path)):
+        raise DataError(
+            f"{path} holds images in {listed([f'{folder.name}/' for folder in found])} and the table "
+            f"{tables[0].name}: give {tables[0]} if it lists images and their labels, or folder:{path} if the folders "
+            "are classes"
+        )
+    return "folder"
 
 
 def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, known: bool = False) -> list[Task]:

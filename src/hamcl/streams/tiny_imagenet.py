@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import folder, hub, local
+from hamcl.streams import hub, local, walk
 from hamcl.streams.lazy import image_files
 from hamcl.streams.source import Request, Source
 
@@ -38,7 +38,7 @@ def _official(path: Path) -> Source:
         raise DataError(
             f"{path} is not the official Tiny-ImageNet folder ({error}); unpack the archive again"
         ) from error
-    files = {wnid: folder.images(path / "train" / wnid) for wnid in wnids}
+    files = {wnid: walk.images(path / "train" / wnid) for wnid in wnids}
     train_files = [file for wnid in wnids for file in files[wnid]]
     train_labels = [names[wnid] for wnid in wnids for _ in files[wnid]]
     return Source.build(
