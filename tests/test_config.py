@@ -12,12 +12,12 @@ from hamcl.errors import UsageError
 
 NAMES = [f.name for f in dataclasses.fields(HAMConfig)]
 WRONG = {
-    "rank": (0, -1, 2.0, "8", None, True),
-    "epochs": (0, 1.5),
+    "rank": (0, -1, 2.0, "8", None, True, 4000),
+    "epochs": (0, 1.5, 2**31),
     "batch_size": (0,),
     "eval_batch_size": (0,),
     "views": (0,),
-    "max_groups": (0, 2.5),
+    "max_groups": (0, 2.5, 99999999999),
     "merge_rank": (0,),
     "lora_alpha": (0, -1.0, float("nan"), "8"),
     "lr": (0.0, -1e-3, None),
@@ -33,7 +33,7 @@ WRONG = {
     "warmup": (-0.1, 1.0),
     "shrinkage": (-0.1, 1.1),
     "density": (0.0, 1.1),
-    "threshold": (float("nan"), None),
+    "threshold": (float("nan"), None, float("inf"), -float("inf"), 1e39),
     "targets": (3, ["qkv"]),
     "similarity": ("cosine", None),
     "threshold_kind": ("z",),
@@ -62,7 +62,7 @@ EDGES = [
     ("shrinkage", 1),
     ("density", 1),
     ("lr", 1),
-    ("threshold", float("inf")),
+    ("threshold", 1e9),
     ("projection", None),
     ("projection", 0),
 ]

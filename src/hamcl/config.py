@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import re
 import types
 from dataclasses import dataclass
@@ -63,6 +64,18 @@ PER_TASK = (
     "on_bad_sample",
 )
 """Options that may differ from one task of a model to the next: nothing that is kept depends on them."""
+MOST = {
+    "rank": 2**10,
+    "max_groups": 2**12,
+    "merge_rank": 2**12,
+    "projection": 2**15,
+    "views": 2**10,
+    "seed": 2**63 - 1,
+}
+"""What no task needs more of; other whole numbers end at `LARGEST`."""
+LARGEST = 2**31 - 1
+SINGLE = 3e38
+"""What single precision can hold."""
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 
@@ -149,6 +162,7 @@ class HAMConfig:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
+            _check_size(name, getattr(self, name))
         for name in ("rank", "epochs", "batch_size", "eval_batch_size", "views"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_groups", "merge_rank"):
@@ -221,7 +235,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.load(Path(path).read_text(), _Loader)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"cannot read the options in {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise UsageError(f"the options in {path} must be a mapping of names to values")
@@ -232,7 +246,7 @@ def read_value(text: str) -> Any:
     """Read one value as in a YAML file of options; text that is no YAML stays text."""
     try:
         return yaml.load(text, _Loader)
-    except (ValueError, RecursionError, yaml.YAMLError):
+    except yaml.YAMLError:
         return text
 
 
@@ -252,8 +266,16 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UsageError(f"option {name!r} must be of type {wanted}, got {_shortened(value)}")
-    if isinstance(value, float) and value != value:
-        raise UsageError(f"option {name!r} must be a number, got nan")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"option {name!r} must be a finite number, got {value}")
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Refuse numbers that no machine has the memory for, or that overflow in a tensor."""
+    if isinstance(value, int | float):
+        most = MOST.get(name, LARGEST if isinstance(value, int) else SINGLE)
+        if abs(value) > most:
+            raise UsageError(f"option {name!r} must be at most {most}, got {_shortened(value)}")
 
 
 def reference() -> str:

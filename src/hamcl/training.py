@@ -87,6 +87,8 @@ def resolve_device(name: str) -> torch.device:
             return current or torch.device("cpu")
         device = torch.device(name)
         torch.empty(0, device=device)
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
         return device
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -22,7 +22,7 @@ TRAINING = (
 class Ham:
     """Runs commands."""
 
-    def __call__(self, *line: object, stdin: str | None = None) -> Result:
+    def __call__(self, *line: object, stdin: str | bytes | None = None) -> Result:
         return CliRunner().invoke(app, [str(part) for part in line], input=stdin)
 
     def shown(self, *line: object, **options: Any) -> str:

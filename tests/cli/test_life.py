@@ -71,7 +71,7 @@ def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monke
     assert "unfinished learn" in ham.shown("status", store)
 
     monkeypatch.setattr(HAM, "_end", end)
-    assert "restart to drop it" in ham.refused("learn", store, life.weeks[0], "--name", "other", code=1)
+    assert "drop it with --restart" in ham.refused("learn", store, life.weeks[0], "--name", "other", code=1)
     ham.shown("learn", store, life.later)
     both = [Store.open(path).manifest.state for path in (store, whole)]
     assert both[0].files == both[1].files
@@ -248,11 +248,22 @@ def test_an_adapter_with_a_classifier_needs_only_class_names(ham, life, tmp_path
         (("init", "STORE", "--backbone", "minilm"), 2, "a store at"),
         (("init", "STORE-2", "--backbone", "minilmm"), 2, "minilmm"),
         (("init", "STORE-2", "--backbone", "minilm", "--rank", "0"), 2, "rank"),
-        (("init", "STORE-2", "--backbone", "minilm", "--image-size", "32"), 2, "image_size"),
+        (("init", "STORE-2", "--backbone", "minilm", "--image-size", "32"), 2, "--image-size does not apply"),
         (("learn", "STORE", "missing"), 1, "missing"),
         (("learn", "STORE", "digit:x"), 1, "digit:x"),
         (("eval", "STORE", "missing"), 1, "missing"),
-        (("predict", "STORE", "x.png", "--eval-batch-size", "0"), 2, "eval_batch_size"),
+        (("predict", "STORE", "x.png", "--eval-batch-size", "0"), 2, "--eval-batch-size must be at least 1"),
+        (("init", "STORE-2", "--backbone", "VIT", "--rank", "4000"), 2, "--rank must be at most 1024, got 4000"),
+        (("init", "STORE-2", "--backbone", "VIT", "--max-groups", "99999999999"), 2, "--max-groups must be at most"),
+        (("init", "STORE-2", "--backbone", "VIT", "--keep", "100000000000000000000"), 2, "--keep must lie between"),
+        (("init", "STORE-2", "--backbone", "VIT", "--image-size", "1"), 2, "--image-size must lie between 8 and 4096"),
+        (("init", "STORE-2", "--backbone", "VIT", "--image-size", "999999"), 2, "--image-size"),
+        (("init", "STORE-2", "--backbone", "VIT", "--device", "meta"), 2, "device 'meta' cannot be used here"),
+        (("init", "STORE-2", "--backbone", "VIT", "--memory-per-class", "2"), 2, "leave --memory-per-class 0"),
+        (("learn", "STORE", "LATER", "--lr", "inf"), 2, "--lr must be a finite number, got inf"),
+        (("learn", "STORE", "LATER", "--checkpoint-minutes", "inf"), 2, "--checkpoint-minutes must be"),
+        (("eval", "STORE", "LATER"), 1, "leave them out with --known"),
+        (("export", "STORE", "VIT", "--as", "peft"), 2, "replace an earlier export with --overwrite"),
         (("predict", "STORE", "missing.png"), 1, "missing.png"),
         (("predict", "STORE", "x.png", "--out", "x.txt"), 2, ".csv or .jsonl"),
         (("predict", "STORE", "x.png", "--out", "x.csv", "--format", "table"), 2, "table"),
@@ -261,7 +272,9 @@ def test_an_adapter_with_a_classifier_needs_only_class_names(ham, life, tmp_path
 )
 def test_what_cannot_be_done_is_one_sentence(ham, life, tmp_path, monkeypatch, line, code, words):
     monkeypatch.chdir(tmp_path)
-    line = [part.replace("STORE", str(life.store)) for part in line]
+    names = {"STORE": life.store, "VIT": life.backbone, "LATER": life.later}
+    for name, path in names.items():
+        line = [part.replace(name, str(path)) for part in line]
     assert words in ham.refused(*line, code=code)
     assert list(tmp_path.iterdir()) == []
 
@@ -287,7 +300,7 @@ def test_options_of_training_may_differ_for_a_task(ham, life, copy):
     assert len(ham.told("learn", store, life.later, "--epochs", 1)["losses"]) == 1
     manifest = Store.open(store).manifest
     assert manifest.options.epochs == 2 and manifest.history[-1].text.endswith("with epochs=1")
-    assert "batch_size" in ham.refused("learn", store, life.later, "--name", "x", "--batch-size", 0, code=2)
+    assert "--batch-size must be" in ham.refused("learn", store, life.later, "--name", "x", "--batch-size", 0, code=2)
     result = ham("learn", store, life.later, "--name", "x", "--rank", 2)
     assert result.exit_code == 2 and "No such option" in result.stderr
     task = load_task(life.later, name="x")

@@ -1,13 +1,18 @@
 """`ham predict`: what it reads, what it writes, and what becomes of inputs that cannot be read."""
 
 import csv
+import errno
 import io
 import json
+import os
 import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from hamcl.cli import tables
 from hamcl.store import Store
 from hamcl.streams.lazy import read_image
 
@@ -133,3 +138,93 @@ def test_nothing_to_predict_is_no_error(ham, birds):
 def test_a_store_that_knows_nothing_is_one_sentence(ham, life, tmp_path):
     ham.shown("init", tmp_path / "new.ham", "--backbone", life.backbone)
     assert "nothing was learned" in ham.refused("predict", tmp_path / "new.ham", life.test, code=2)
+
+
+LATIN = os.fsdecode(b"in/caf\xe9.png")
+
+
+@pytest.fixture
+def latin(birds, tmp_path):
+    """The name of an image that is not UTF-8."""
+    try:
+        shutil.copy(tmp_path / "one.png", tmp_path / LATIN)
+    except OSError:
+        pytest.skip("this file system takes no name that is not UTF-8")
+    return LATIN
+
+
+def test_a_name_that_is_not_utf8(ham, birds, latin):
+    for line in (("--json",), ("--out", "p.jsonl")):
+        result = ham("predict", birds.store, latin, *line)
+        assert result.exit_code == 0, result.output
+        (told,) = lines(result.stdout if line == ("--json",) else Path("p.jsonl").read_text(encoding="utf-8"))
+        assert os.fsencode(told["input"]) == b"in/caf\xe9.png" and told["labels"] == birds.best.labels[0][:1]
+    assert ham("predict", birds.store, latin, "--out", "p.csv").exit_code == 0
+    (row,) = csv.DictReader(Path("p.csv").read_text(encoding="utf-8").splitlines())
+    assert row["input"] == "in/caf\\udce9.png"
+    assert "in/caf\\udce9.png" in ham.shown("predict", birds.store, latin)
+
+
+@pytest.mark.parametrize("between", [b"\0", b"\n"])
+def test_a_list_of_paths_in_the_bytes_of_the_file_system(ham, birds, latin, between):
+    stdin = between.join([os.fsencode(latin), b"one.png", b""])
+    told = lines(ham("predict", birds.store, "-", "--json", stdin=stdin).stdout)
+    assert [answer["input"] for answer in told] == [latin, "one.png"]
+
+
+def test_a_name_with_a_line_break_in_a_list_with_zero_bytes(ham, birds, tmp_path):
+    shutil.copy(tmp_path / "one.png", tmp_path / "two\nlines.png")
+    told = lines(ham("predict", birds.store, "-", "--json", stdin=b"two\nlines.png\0").stdout)
+    assert [answer["input"] for answer in told] == ["two\nlines.png"]
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"])
+def test_an_image_on_standard_input(ham, birds, tmp_path, form):
+    data = io.BytesIO()
+    read_image(tmp_path / "one.png").save(data, form)
+    (told,) = lines(ham("predict", birds.store, "in/a.png", "-", "--json", stdin=data.getvalue()).stdout)[1:]
+    assert told["input"] == "-" and told["labels"] == birds.best.labels[0][:1]
+
+
+def test_an_image_on_standard_input_is_no_text(ham, notes, birds, tmp_path):
+    sentence = ham.refused("predict", notes.store, "-", stdin=(tmp_path / "one.png").read_bytes(), code=1)
+    assert "standard input is not UTF-8" in sentence
+
+
+@pytest.mark.parametrize(("out", "code", "words"), [("gone/p.csv", 1, "gone/p.csv"), ("in", 2, "it is a folder")])
+def test_a_file_that_cannot_be_written_is_refused_before_the_work(ham, birds, monkeypatch, out, code, words):
+    monkeypatch.setattr(Store, "model", lambda *_: pytest.fail("the model was loaded"))
+    assert words in ham.refused("predict", birds.store, "one.png", "--out", out, "--format", "csv", code=code)
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_what_a_full_disk_did_not_take_is_on_standard_output(ham, birds, monkeypatch, tmp_path, form):
+    """The disk is full after the first answer of two batches."""
+    whole = ham("predict", birds.store, *birds.names, "--format", form).stdout
+    write = tables.write_answers
+
+    def fails(answers, form, file):
+        if file is not sys.stdout:
+            write([next(answers)], form, file)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(answers, form, file)
+
+    monkeypatch.setattr(tables, "write_answers", fails)
+    result = ham("predict", birds.store, *birds.names, "--out", f"p.{form}", "--eval-batch-size", 2)
+    assert result.exit_code == 1 and result.stdout == whole
+    assert result.stderr.startswith(f"error: cannot write p.{form}: No space left") and result.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*p.*"))
+
+
+def test_a_link_stays_a_link(ham, birds, tmp_path):
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    assert ham("predict", birds.store, "one.png", "--out", "link.csv").exit_code == 0
+    assert (tmp_path / "link.csv").is_symlink() and (tmp_path / "real.csv").read_text().startswith("input,rank")
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(ham, birds, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    assert ham("predict", birds.store, "one.png", "--out", "pipe", "--format", "csv").exit_code == 0
+    assert os.read(reader, 1000).startswith(b"input,rank") and (tmp_path / "pipe").is_fifo()
+    os.close(reader)

@@ -142,7 +142,7 @@ def test_a_damaged_position_is_named_and_can_be_dropped(stopped, week, tensors, 
     (stopped.path / name).write_bytes(data)
     with pytest.raises(
         DataError,
-        match=rf"an unfinished learn cannot go on: .*{name} was changed.*; restart to drop",
+        match=rf"an unfinished learn cannot go on: .*{name} was changed.*; drop it with restart=True",
     ):
         stopped.learn(week(3))
     stopped.learn(week(3), restart=True)

@@ -82,7 +82,7 @@ def test_two_dozen_damaged_and_forged_stores(monkeypatch, tmp_path):
             lambda m: m["state"]["groups"][0]["file"].update(sha256="../../../etc/passwd"),
             r"sha256: String should match",
         ),
-        (lambda m: m["config"].update(projection=2**20), r"projection = 1048576, but at most 32768 is opened"),
+        (lambda m: m["config"].update(projection=2**20), r"'projection' must be at most 32768, got 1048576"),
         (
             lambda m: m["config"].update(rank="8"),
             r"the config in .* cannot be used: option 'rank' must be of type int",
@@ -171,7 +171,7 @@ def test_options_of_a_new_store_are_checked(tmp_path):
     for options, sentence in [({"image_sise": 3}, "image_sise"), ({"image_size": 10**6}, "image_size")]:
         with pytest.raises(UsageError, match=rf"the options of the backbone cannot be used: {sentence}"):
             Store.create(tmp_path / "x.ham", backbone="timm/test_vit", backbone_options=options)
-    with pytest.raises(UsageError, match="keep must be at least 0"):
+    with pytest.raises(UsageError, match="option 'keep' must lie between 0 and"):
         Store.create(tmp_path / "x.ham", backbone="timm/test_vit", keep=-1)
     assert not os.listdir(tmp_path)
 

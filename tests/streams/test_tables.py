@@ -491,23 +491,3 @@ def test_bytes_that_unpack_too_far_are_refused(tmp_path, monkeypatch):
     assert len(load_task(tmp_path / f"{2**20}.parquet").train) == 1
     with pytest.raises(DataError, match="says that they unpack to 4,"):
         load_task(tmp_path / f"{2**22}.parquet")
-
-
-def test_deeply_nested_json_is_a_sentence_wherever_json_is_read(tmp_path):
-    from hamcl.bench.files import read_json
-    from hamcl.config import read_options, read_value
-    from hamcl.nn.backbones import load_backbone
-
-    deep = write(tmp_path / "config.json", "[" * 20_000 + "]" * 20_000)
-    rows = lines(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}])
-    for read, error in (
-        (lambda: load_stream(f"text:{rows}", class_order_file=deep), DataError),
-        (lambda: read_json(deep), DataError),
-        (lambda: read_options(deep), UsageError),
-        (lambda: load_backbone(str(tmp_path)), UsageError),
-    ):
-        with pytest.raises(error) as caught:
-            read()
-        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
-    assert read_value("[" * 20_000) == "[" * 20_000
-    assert read_value("2001-99-99") == "2001-99-99", "no date is a text"

@@ -1,18 +1,22 @@
 """What `ham predict` is asked about: images in files and folders, or texts one a line."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from hamcl.errors import DataError
 from hamcl.method import Method
 from hamcl.streams import text
 from hamcl.streams.base import Modality, Selected
-from hamcl.streams.lazy import image_files
+from hamcl.streams.lazy import Lazy
+from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.walk import LeftOut, images
 
 STDIN = "-"
+_IMAGES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM\0*")
+"""How image files begin that could not be mistaken for a path."""
 
 
 @dataclass(frozen=True)
@@ -41,25 +45,52 @@ class Answer:
     probabilities: list[float]
 
 
-def gather(arguments: Sequence[str], modality: Modality, stdin: TextIO) -> Inputs:
+def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO) -> Inputs:
     """Read the arguments of `ham predict`; an unreadable one becomes a problem, and the others are read.
 
     Args:
-        arguments: images: files, folders (searched to any depth) or "-", a list of those on `stdin`, one a line.
+        arguments: images: files, folders (searched to any depth) or "-": an image on `stdin`, or a list of those, one
+            a line or each ended by a zero byte, in the bytes that the file system has.
             Texts: text files, or "-" for `stdin`, with one text a line. Blank lines are left out.
     """
-    if modality == "image":
-        arguments = [path for a in arguments for path in (_lines(stdin, a) if a == STDIN else [a])]
+    return _images(arguments, stdin) if modality == "image" else _all_texts(arguments, stdin)
+
+
+def _images(arguments: Sequence[str], stdin: BinaryIO) -> Inputs:
     names: list[str] = []
+    raw: list[str | bytes] = []
     problems: list[str] = []
     notes: list[str] = []
     for argument in arguments:
+        listed: list[str] = [argument]
+        if argument == STDIN:
+            data = stdin.read()
+            if _is_image(data):
+                names.append(STDIN)
+                raw.append(data)
+                continue
+            parts = data.split(b"\0") if b"\0" in data else data.splitlines()
+            listed = [os.fsdecode(part) for part in parts if part.strip()]
+        for path in listed:
+            try:
+                found = _paths(path, notes)
+            except DataError as error:
+                problems.append(str(error))
+            else:
+                names += found
+                raw += found
+    return Inputs(names, Lazy(raw, _decoded, names.__getitem__), problems, notes)
+
+
+def _all_texts(arguments: Sequence[str], stdin: BinaryIO) -> Inputs:
+    names: list[str] = []
+    problems: list[str] = []
+    for argument in arguments:
         try:
-            names += _paths(argument, notes) if modality == "image" else _texts(argument, stdin)
+            names += _texts(argument, stdin)
         except DataError as error:
             problems.append(str(error))
-    values = image_files([Path(name) for name in names]) if modality == "image" else names
-    return Inputs(names, values, problems, notes)
+    return Inputs(names, names, problems)
 
 
 def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:
@@ -92,26 +123,36 @@ def _paths(argument: str, notes: list[str]) -> list[str]:
     return [str(file) for file in found]
 
 
-def _texts(argument: str, stdin: TextIO) -> list[str]:
+def _is_image(data: bytes) -> bool:
+    bitmap = data[:2] == b"BM" and data[6:10] == bytes(4)
+    return data.startswith(_IMAGES) or bitmap or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
+def _decoded(raw: str | bytes, where: str) -> Any:
+    return decode_image(raw, "standard input") if isinstance(raw, bytes) else read_image(raw)
+
+
+def _texts(argument: str, stdin: BinaryIO) -> list[str]:
     if argument == STDIN:
-        return _lines(stdin, argument)
+        return _lines(stdin.read(), argument)
     path = Path(argument).expanduser()
     if path.suffix.lower() in text.SUFFIXES:
         raise DataError(f"{path} is a table; give a plain text file with one text a line, or - for standard input")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            return _lines(file, str(path))
+        return _lines(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
-def _lines(file: TextIO, argument: str) -> list[str]:
+def _lines(data: bytes, argument: str) -> list[str]:
     """The lines that are not blank."""
     try:
-        return [line.strip() for line in file if line.strip()]
+        # Not splitlines(): a text may hold characters that it would end a line at.
+        lines = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").split("\n")
     except UnicodeDecodeError as error:
         where = "standard input" if argument == STDIN else argument
         raise DataError(f"{where} is not UTF-8 text ({error.reason}); save it as UTF-8") from error
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _readable(values: Sequence[Any], i: int, problem: Callable[[str], None]) -> bool:

@@ -2,18 +2,22 @@
 
 import math
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from hamcl.bench.records import Result
+from hamcl.cli.shell import printable
 from hamcl.training import Step
+
+T = TypeVar("T")
 
 
 class Live:
-    """Two bars, one over the tasks of the run and one over the steps of the current task.
+    """Two bars, one over the tasks of the run and one over the steps or samples of what goes on.
 
     On a terminal the bars move; elsewhere (a log file) there is one line per task.
 
@@ -27,10 +31,10 @@ class Live:
         self.lines = enabled is not False
         moving = console.is_terminal if enabled is None else enabled
         self.bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # names of tasks come from files of strangers
             BarColumn(bar_width=24),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[detail]}", style="dim"),
+            TextColumn("{task.fields[detail]}", style="dim", markup=False),
             TimeElapsedColumn(),
             TextColumn("left", style="dim"),
             TimeRemainingColumn(),
@@ -59,17 +63,33 @@ class Live:
             before, share: the parts, in [0, 1], of the time of all runs that lie before it and that it takes.
         """
         self.name, self.before, self.share = "", before, share
-        self.bars.reset(self.whole, description=label, total=tasks, detail="tasks", visible=True)
+        self.bars.reset(self.whole, description=printable(label), total=tasks, detail="tasks", visible=True)
         self.bars.update(self.current, visible=False)
 
     def step(self, step: Step) -> None:
         """An optimizer step was done."""
         if step.task != self.name:
             self.name = step.task
-            self.bars.reset(self.current, description=f"  {step.task}", total=step.steps, detail="", visible=True)
+            self._begin(step.task, step.steps)
         rate = f"{step.samples_per_second:.0f} samples/s"
         detail = f"epoch {step.epoch}/{step.epochs}  loss {step.loss:.3f}  {rate}"
         self.bars.update(self.current, completed=step.step, detail=detail)
+
+    def passed(self, what: str, done: int, total: int) -> None:
+        """So many samples of a pass without training were read."""
+        if what != self.name or done == 0:
+            self.name = what
+            self._begin(what, total)
+        self.bars.update(self.current, completed=done, total=total, detail="samples")
+
+    def counted(self, items: Iterable[T], what: str, total: int) -> Iterator[T]:
+        """The items, counted as they go by."""
+        for done, item in enumerate(items, 1):
+            self.passed(what, done, total)
+            yield item
+
+    def _begin(self, name: str, total: int) -> None:
+        self.bars.reset(self.current, description=f"  {printable(name)}", total=total, detail="", visible=True)
 
     def task(self, result: Result) -> None:
         """A task was learned and evaluated."""
@@ -83,8 +103,8 @@ class Live:
         if self.lines:
             seconds = last.training_seconds + last.evaluation_seconds + result.finish_seconds
             self.console.print(
-                f"{result.method}: task {done}/{len(result.stream.tasks)} {last.task}, {last.seen_classes} classes, "
-                f"{known}, {seconds:.1f} s{left}",
+                f"{result.method}: task {done}/{len(result.stream.tasks)} {printable(last.task)}, "
+                f"{last.seen_classes} classes, {known}, {seconds:.1f} s{left}",
                 highlight=False,
                 markup=False,
             )

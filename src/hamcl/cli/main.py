@@ -1,18 +1,46 @@
 """The `ham` command: it reads options, calls the library and shows what comes back."""
 
 import logging
+import sys
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import hamcl
 from hamcl.cli import keep, life, predict, run
 from hamcl.cli.options import config_parameters, task_parameters, with_parameters
-from hamcl.cli.shell import shown
+from hamcl.cli.shell import CLOSED, hush, printable, ready, shown
+
+
+class Commands(TyperGroup):
+    """The commands, on consoles that can show every name."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        ready()
+        try:
+            try:
+                return super().main(*args, **options)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            hush()
+            sys.exit(CLOSED)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            # What the parser refuses may come from a file's name.
+            if isinstance(getattr(error, "message", None), str) and hasattr(error, "exit_code"):
+                error.message = printable(error.message)  # type: ignore[attr-defined]
+            raise
+
 
 app = typer.Typer(
-    add_completion=False,
+    name="ham",
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Continual learning by hierarchical adapter merging.",

@@ -1,9 +1,13 @@
 """The command that uses a model."""
 
+import io
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -12,15 +16,21 @@ from hamcl.cli.shell import (
     Device,
     EvalBatch,
     Folder,
+    Moving,
     Threads,
     Where,
     complain,
+    errors,
     note,
     prepare,
     present,
     sentences,
     shown,
 )
+from hamcl.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from hamcl.cli.inputs import Answer
 
 
 def predict(
@@ -41,20 +51,24 @@ def predict(
     device: Device = None,
     eval_batch_size: EvalBatch = None,
     backbone: Where = None,
+    progress: Moving = None,
     threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
 ) -> None:
     """Name the classes of images or texts, the most probable first."""
     with sentences(UNTOUCHED):
         from hamcl.cli.inputs import answers, gather
-        from hamcl.cli.tables import form_of, predictions, write_answers
+        from hamcl.cli.live import Live
+        from hamcl.cli.tables import form_of, show_answers, write_answers
         from hamcl.store import Store
-        from hamcl.whole import new_file
 
         chosen = form_of("jsonl" if json and form is None else form, out)
+        if out is not None:
+            check_writable(out)
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
-        asked = gather(inputs, opened.manifest.backbone.modality, sys.stdin)
+        stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
+        asked = gather(inputs, opened.manifest.backbone.modality, stdin)
         note(asked.notes)
         for sentence in asked.problems:
             complain(sentence)
@@ -66,13 +80,57 @@ def predict(
 
         model = opened.model(device)
         model.config = replace(model.config, **present(eval_batch_size=eval_batch_size))
-        found = answers(model, asked, top, problem)
-        if chosen == "table":
-            shown.print(predictions(found), highlight=False)
-        elif out is None:
-            write_answers(found, chosen, sys.stdout)
-        else:
-            with new_file(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-                write_answers(found, chosen, file)
+        table, seen = chosen == "table", out is None and sys.stdout.isatty()
+        # Rows on a terminal move up past the bar only where one console shows both.
+        with Live(shown if table and seen else errors, False if seen and not table else progress) as live:
+            found = live.counted(answers(model, asked, top, problem), "predict", len(asked.names))
+            if chosen == "table":
+                show_answers(found, asked.names, model.classes, shown)
+            elif out is None:
+                write_answers(found, chosen, sys.stdout)
+            else:
+                _write(found, chosen, out)
         if unread:
             raise typer.Exit(1)
+
+
+def check_writable(out: Path) -> None:
+    """Refuse a file that cannot be written, before hours of work are spent on what shall be in it."""
+    where = f"cannot write {out}"
+    if out.is_dir():
+        raise UsageError(f"{where}: it is a folder; give --out a file")
+    try:
+        if out.exists() and not out.is_file():  # a device or a pipe
+            return
+        with NamedTemporaryFile(dir=out.resolve().parent, prefix=f".{out.name}."[:50]):
+            pass
+    except OSError as error:
+        raise DataError(f"{where}: {error.strerror or error}; give --out another place") from error
+
+
+def _write(found: Iterator["Answer"], form: Literal["csv", "jsonl"], out: Path) -> None:
+    """Write predictions to a file, or to standard output what there is if the file cannot be written after all."""
+    from hamcl.cli.tables import write_answers
+    from hamcl.whole import new_file
+
+    kept: list[Answer] = []
+
+    def keeping() -> Iterator["Answer"]:
+        for answer in found:
+            kept.append(answer)
+            yield answer
+
+    style: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+    try:
+        if out.exists() and not out.is_file():
+            with out.open("w", **style) as file:
+                return write_answers(keeping(), form, file)
+        with new_file(out) as temporary, temporary.open("w", **style) as file:
+            write_answers(keeping(), form, file)
+    except (OSError, DataError) as error:
+        system = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(system, OSError):  # not the file's fault
+            raise
+        complain(f"cannot write {out}: {system.strerror or system}; the predictions follow on standard output")
+        write_answers(chain(kept, found), form, sys.stdout)
+        raise typer.Exit(1) from error

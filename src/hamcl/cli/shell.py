@@ -1,9 +1,10 @@
 """What all commands share: the consoles, errors as sentences, and options that mean the same everywhere."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -11,11 +12,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from hamcl.cli.spoken import spoken
 from hamcl.config import PRESETS
 from hamcl.errors import HamError, UsageError
 
-shown = Console(width=None if sys.stdout.isatty() else 120)  # a table piped to a file need not fold
-errors = Console(stderr=True)
+
+class Shown(Console):
+    """A console that leaves it to `sentences` what to do when nobody reads it any more."""
+
+    def on_broken_pipe(self) -> None:
+        raise
+
+
+shown = Shown(width=None if sys.stdout.isatty() else 120)  # a table piped to a file need not fold
+errors = Shown(stderr=True)
 PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 UNTOUCHED = "interrupted; the store is as it was before"
@@ -56,7 +66,11 @@ Moving = Annotated[
     typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Processor threads of PyTorch.")]
+Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Processor threads of PyTorch.")]
+
+CLOSED = 141
+"""The exit code where the reader of the output has gone (`| head`): that of a program ended by SIGPIPE."""
+_NO_MEMORY = ("out of memory", "allocate memory", "DefaultCPUAllocator")
 
 
 @contextmanager
@@ -68,17 +82,38 @@ def sentences(interrupted: str = RESUMED) -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()  # what is still in the buffer may find the disk full, or nobody reading
     except HamError as error:
-        fail(str(error), 2 if isinstance(error, UsageError) else 1)
+        fail(spoken(str(error)), 2 if isinstance(error, UsageError) else 1)
+    except BrokenPipeError:
+        hush()
+        raise typer.Exit(CLOSED) from None
     except OSError as error:
+        hush()
         where = f" {error.filename}" if error.filename else ""
         fail(f"cannot read or write{where}: {error.strerror or error}", 1)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY)):
             raise
-        fail("the device is out of memory; lower --batch-size, --eval-batch-size or the size of the inputs", 1)
+        fail("there is not enough memory; lower --batch-size, --eval-batch-size or the size of the inputs", 1)
     except KeyboardInterrupt:
         fail(interrupted, 130)
+
+
+def hush() -> None:
+    """If standard output cannot be written, let nothing more be tried: Python would complain when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # what stands for it in a test has no number
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def ready() -> None:
+    """Let the consoles show what their encoding has not, as escapes, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def fail(sentence: str, code: int) -> NoReturn:
@@ -115,9 +150,26 @@ def say(sentence: str) -> None:
 
 def say_json(value: Any) -> None:
     """Print one JSON document for scripts, not folded or coloured."""
+    typer.echo(as_json(value, ascii=not unicode(sys.stdout), indent=1))
+
+
+def as_json(value: Any, *, ascii: bool = False, indent: int | None = None) -> str:
+    """`value` as JSON in which whatever is not printable is an escape of JSON.
+
+    A name of a file that is not UTF-8 keeps its bytes as Python does (`\\udce9`), so `os.fsencode` gives them back.
+
+    Args:
+        ascii: escape every character that is not ASCII, too.
+    """
     from hamcl.bench.files import plain  # numpy takes its time
 
-    typer.echo(json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False))
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
+def unicode(stream: Any) -> bool:
+    """Whether a stream takes any character."""
+    return (getattr(stream, "encoding", None) or "utf-8").lower().startswith("utf")
 
 
 def present(**options: Any) -> dict[str, Any]:

@@ -1,13 +1,15 @@
 """What the practitioner's commands show: the store as a tree, evaluations and differences as tables, predictions."""
 
 import csv
-import json
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from rich.cells import cell_len
+from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
@@ -15,7 +17,7 @@ from rich.tree import Tree
 
 from hamcl.bench.files import plain
 from hamcl.cli.inputs import Answer
-from hamcl.cli.shell import count, printable
+from hamcl.cli.shell import as_json, count, printable, unicode
 from hamcl.errors import UsageError
 from hamcl.learner import HAM
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
@@ -171,26 +173,64 @@ def form_of(form: Form | None, out: Path | None) -> Form:
 
 
 def write_answers(answers: Iterable[Answer], form: Literal["csv", "jsonl"], file: TextIO) -> None:
-    """Write predictions as they come: CSV with one line for each input and rank, or one JSON object for each input."""
+    """Write predictions as they come: CSV with one line for each input and rank, or one JSON object for each input.
+
+    On a terminal nothing in a name steers it; a spreadsheet takes no cell of the CSV for a formula.
+    """
     if form == "csv":
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["input", "rank", "label", "probability"])
+        file.write(_csv("input", "rank", "label", "probability"))
+    steers = form == "csv" and file.isatty()
+    ascii = not unicode(file)
     for answer in answers:
         if form == "csv":
             pairs = zip(answer.labels, answer.probabilities, strict=True)
-            writer.writerows([answer.input, rank, name, f"{p:.6f}"] for rank, (name, p) in enumerate(pairs, 1))
+            for rank, (name, p) in enumerate(pairs, 1):
+                cells = [plain_cell(printable(text) if steers else text) for text in (answer.input, name)]
+                file.write(_csv(cells[0], rank, cells[1], f"{p:.6f}"))
         else:
             rounded = replace(answer, probabilities=[round(p, 6) for p in answer.probabilities])
-            file.write(json.dumps(plain(rounded), ensure_ascii=False) + "\n")
+            file.write(as_json(rounded, ascii=ascii) + "\n")
+        file.flush()
 
 
-def predictions(answers: Iterable[Answer]) -> Table:
-    """One line for each input."""
-    table = _table("input", "class", "probability")
+def _csv(*cells: object) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)  # with "\n" alone it would not quote a "\r" in a cell
+    return line.getvalue().removesuffix("\r\n") + "\n"
+
+
+def plain_cell(text: str) -> str:
+    """A cell of a CSV file that no spreadsheet takes for a formula: one that begins like one is quoted by `'`."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+
+
+def show_answers(answers: Iterable[Answer], names: Sequence[str], classes: Sequence[str], console: Console) -> None:
+    """Show predictions as they come, in columns.
+
+    Args:
+        names: of all inputs, which say how wide the first column is.
+        classes: of all classes, likewise.
+    """
+    last = len("probability")
+    room = max(console.width - last - 4, 20)
+    label = min(max(map(_cells, ["class", *classes])), room // 2)
+    first = min(max(map(_cells, ["input", *names])), room - label)
+
+    def row(*cells: Text) -> None:
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+        for width, justify in ((first, "left"), (label, "left"), (last, "right")):
+            table.add_column(width=width, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        table.add_row(*cells)
+        console.print(table, highlight=False)
+
+    row(*(Text(name, style="bold") for name in ("input", "class", "probability")))
     for answer in answers:
         labels = Text("\n").join(_text(name) for name in answer.labels)
-        table.add_row(_text(answer.input), labels, "\n".join(f"{100 * p:.1f} %" for p in answer.probabilities))
-    return table
+        row(_text(answer.input), labels, Text("\n".join(f"{100 * p:.1f} %" for p in answer.probabilities)))
+
+
+def _cells(text: str) -> int:
+    return cell_len(printable(text))
 
 
 def _table(name: str, *others: str) -> Table:

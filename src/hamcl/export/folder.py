@@ -21,7 +21,9 @@ def export_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
-            raise UsageError(f"{path} is not empty; choose a new folder, or replace an earlier export with overwrite")
+            raise UsageError(
+                f"{path} is not empty; choose a new folder, or replace an earlier export with overwrite=True"
+            )
         if not (path / MARK).is_file():
             raise UsageError(f"{path} holds no earlier export, so it is not replaced; choose a new folder")
     with new_folder(path) as fresh:

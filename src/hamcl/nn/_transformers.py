@@ -231,8 +231,11 @@ def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int
     # Models without a table of positions give none, or a number below 1.
     positions = getattr(model.config, "max_position_embeddings", None) or 0
     limit = min(tokenizer.model_max_length, positions if positions > 0 else 2**31)
-    if max_length is not None and max_length > limit:
-        raise UsageError(f"max_length must be at most {limit} for backbone {spec!r}, got {max_length}")
+    least = len(tokenizer("")["input_ids"]) + 1  # tokens that every text has, and one of its own
+    if max_length is not None and not least <= max_length <= limit:
+        raise UsageError(
+            f"option 'max_length' must lie between {least} and {limit} for backbone {spec!r}, got {max_length}"
+        )
     if hasattr(model, "pooler"):
         # A head on the first token, trained for another purpose; the hidden states are what is wanted.
         model.add_module("pooler", None)

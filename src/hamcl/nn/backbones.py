@@ -17,6 +17,9 @@ from hamcl.nn.targets import default_targets
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
 
+LEAST_PIXELS = 8
+"""The smallest side of images that a network is given."""
+
 
 class Backbone(nn.Module):
     """A frozen pre-trained network from a batch to features.
@@ -173,9 +176,13 @@ def is_folder(spec: str) -> bool:
 
 
 def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int | None) -> Loaded:
-    for option, value in (("image_size", image_size), ("max_length", max_length)):
-        if value is not None and value < 1:
-            raise UsageError(f"{option} must be positive, got {value}")
+    # Fewer pixels show a network nothing, and more of either no machine has the memory for.
+    for option, value, least, most in (
+        ("image_size", image_size, LEAST_PIXELS, 2**12),
+        ("max_length", max_length, 1, 2**15),
+    ):
+        if value is not None and not least <= value <= most:
+            raise UsageError(f"option '{option}' must lie between {least} and {most}, got {value}")
     kind, _, name = spec.partition("/")
     config = Path(spec) / "config.json"
     # timm and transformers take seconds to import, so only the one that is needed.
@@ -198,7 +205,7 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
     if is_folder(spec):
         try:
             keys = json.loads(config.read_text(encoding="utf-8")).keys()
-        except (ValueError, AttributeError, RecursionError) as error:
+        except (ValueError, AttributeError) as error:
             raise UsageError(f"{config} does not hold a JSON object") from error
         if "model_type" in keys:
             from hamcl.nn._transformers import load_transformers

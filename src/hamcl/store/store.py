@@ -1,6 +1,7 @@
 """Store: a model's life on disk."""
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ from hamcl.store.verify import verify
 from hamcl.streams.base import Task
 from hamcl.streams.names import canonical
 from hamcl.training import Progress
+
+KEEP = 10**6
+"""The most earlier states that a store is asked to keep."""
 
 
 class Store:
@@ -92,10 +96,10 @@ class Store:
         leftovers = {files.OBJECTS, files.TEMPORARY, LOCK}
         if root.exists() and (not root.is_dir() or {item.name for item in root.iterdir()} - leftovers):
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
-        if keep < 0:
-            raise UsageError(f"keep must be at least 0, got {keep}")
+        if not 0 <= keep <= KEEP:
+            raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
         if config.memory_per_class:
-            raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class at 0")
+            raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")
         try:
             options = BackboneOptions(**backbone_options or {})
         except ValidationError as error:
@@ -167,6 +171,8 @@ class Store:
                 versions, somebody else is writing, or the disk is full.
             TrainingError: the loss is not finite.
         """
+        if not 0 <= checkpoint_minutes < math.inf:
+            raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
         with self._folder.writing("learn"):
             state = self.manifest.state
             if task.name in [canonical(known.name) for known in state.tasks]:
@@ -304,7 +310,7 @@ class Store:
             DataError: somebody else is writing, or files cannot be deleted.
         """
         if keep < 0:
-            raise UsageError(f"keep must be at least 0, got {keep}")
+            raise UsageError(f"option 'keep' must be at least 0, got {keep}")
         with self._folder.writing("gc"):
             earlier = self.manifest.earlier
             if len(earlier) > keep:

@@ -181,8 +181,8 @@ class Unfinished:
         if self.found and (changed := self.found.identity.differences(identity)):
             raise DataError(
                 f"{root} holds an unfinished learn of task {self.found.identity.task!r} (saved {self.found.saved}), "
-                f"which cannot go on because this is not the same: {', '.join(changed)}; give the same, or restart to "
-                "drop it"
+                f"which cannot go on because this is not the same: {', '.join(changed)}; give the same, or drop "
+                "it with restart=True"
             )
 
     @contextmanager
@@ -191,7 +191,7 @@ class Unfinished:
             yield
         except DataError as error:
             what = str(error).partition(";")[0]
-            raise DataError(f"an unfinished learn cannot go on: {what}; restart to drop it") from error
+            raise DataError(f"an unfinished learn cannot go on: {what}; drop it with restart=True") from error
 
     def load(self) -> dict[str, Any] | None:
         if self.found is None:

@@ -122,7 +122,9 @@ def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, know
     home = {canonical(name): task for task, classes in reversed([*learned.items()]) for name in classes}
     strange = sorted({name for name in names if name not in home})
     if strange and not known:
-        raise DataError(f"classes that were not learned: {listed(strange)}; leave them out, or learn them first")
+        raise DataError(
+            f"classes that were not learned: {listed(strange)}; learn them first, or leave them out with known=True"
+        )
     by_task: dict[str, list[int]] = {task: [] for task in learned}
     for i, name in enumerate(names):
         if name in home:
