@@ -235,7 +235,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
     """
     try:
         values = yaml.load(Path(path).read_text(), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
         raise UsageError(f"cannot read the options in {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):
         raise UsageError(f"the options in {path} must be a mapping of names to values")
@@ -246,7 +246,7 @@ def read_value(text: str) -> Any:
     """Read one value as in a YAML file of options; text that is no YAML stays text."""
     try:
         return yaml.load(text, _Loader)
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         return text
 
 

@@ -120,15 +120,84 @@ def test_texts_come_from_files_and_standard_input(ham, notes, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.csv", b"text\nx\n", "is a table"),
+        ("a.csv", b"words,n\nx,1\n", "has the columns words, n in its first line"),
+        ("a.csv", b"image\n0.png\n", "holds images, but the model reads texts"),
+        ("a.csv", b"content\n0.png\n", "holds names of image files"),
         ("a.txt", b"\xff\xfe", "not UTF-8"),
-        ("", None, "cannot be read"),
+        ("gone.txt", None, "cannot be read"),
+        ("inbox/gone", None, "cannot be read"),
+        ("", None, "is a folder"),
     ],
 )
 def test_texts_that_cannot_be_read(ham, notes, tmp_path, name, content, words):
     if content is not None:
         (tmp_path / name).write_bytes(content)
     assert words in ham.refused("predict", notes.store, tmp_path / name, code=1)
+
+
+def test_a_text_is_an_argument_of_its_own(ham, notes):
+    first, second = notes.texts[0], notes.texts[5]
+    result = ham("predict", notes.store, first, second, "--json")
+    assert [answer["input"] for answer in lines(result.stdout)] == [first, second] and result.stderr == ""
+    assert [answer["labels"] for answer in lines(result.stdout)] == Store.open(notes.store).model().predict(
+        [first, second]
+    ).labels
+    result = ham("predict", notes.store, "balan", "--json")
+    assert [answer["input"] for answer in lines(result.stdout)] == ["balan"]
+    assert "there is no file 'balan'; it is taken for a text" in " ".join(result.stderr.split())
+    long = "balan milan " * 5_000
+    assert lines(ham("predict", notes.store, long, "--json").stdout)[0]["input"] == long
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_texts_come_from_tables(ham, notes, tmp_path, suffix):
+    file, texts = tmp_path / f"t.{suffix}", [notes.texts[0], notes.texts[9]]
+    if suffix == "jsonl":
+        file.write_text("".join(json.dumps({"id": 1, "Text": x}) + "\n" for x in texts))
+    elif suffix == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        pq.write_table(pa.table({"id": [1, 2], "Text": texts}), file)
+    else:
+        separator = {"csv": ",", "tsv": "\t"}[suffix]
+        file.write_text("".join(f"{i}{separator}{x}\n" for i, x in [("id", "Text"), *enumerate(texts)]))
+    result = ham("predict", notes.store, "balan milan", file, notes.texts[3], "--json")
+    assert result.exit_code == 0, result.stderr
+    expected = ["balan milan", *texts, notes.texts[3]]
+    assert [answer["input"] for answer in lines(result.stdout)] == expected
+    best = Store.open(notes.store).model().predict(expected).labels
+    assert [answer["labels"] for answer in lines(result.stdout)] == best
+
+
+def test_the_column_of_the_texts_is_named(ham, notes, tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text(f"No;Body\n1;{notes.texts[0]}\n2;\n3;{notes.texts[1]}\n")
+    result = ham("predict", notes.store, file, "--text-column", "body", "--json")
+    assert [answer["input"] for answer in lines(result.stdout)] == notes.texts[:2]
+    said = " ".join(result.stderr.split())
+    assert result.exit_code == 1 and "line 3 has no text" in said and "read a semicolon as the separator" in said
+    assert "no column of" in ham.refused("predict", notes.store, file, "--text-column", "bodies", code=2)
+    sentence = ham.refused("predict", notes.store, "balan milan", "--text-column", "body", code=2)
+    assert "no table is given" in sentence
+
+
+def test_one_bad_text_does_not_stop_the_others(ham, notes, tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"text": "balan"}\n{"text": "cut \\ud83d"}\n{"text"\n{"text": "milan"}\n')
+    result = ham("predict", notes.store, file, " ".join(["x" * 2_000_000]), "milan kofor", "--json")
+    assert [answer["input"] for answer in lines(result.stdout)] == ["balan", "milan", "milan kofor"]
+    assert result.exit_code == 1
+    for words in ("line 2 holds half a character", "line 3 is not valid JSON", "2,000,000 characters"):
+        assert words in " ".join(result.stderr.split())
+
+
+def test_images_come_from_tables_of_paths(ham, birds, tmp_path):
+    (tmp_path / "list.csv").write_text("file_name,label\none.png,red\nin/a.png,\ngone.png,x\n")
+    result = ham("predict", birds.store, "list.csv", "in", "--json")
+    assert [answer["input"] for answer in lines(result.stdout)] == ["one.png", "in/a.png", *birds.names[1:]]
+    assert [answer["labels"] for answer in lines(result.stdout)][:2] == [row[:1] for row in birds.best.labels[:2]]
+    assert result.exit_code == 1 and "line 4" in result.stderr and "gone.png" in result.stderr
 
 
 def test_nothing_to_predict_is_no_error(ham, birds):

@@ -10,6 +10,7 @@ import pytest
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import load_source, load_stream, load_task, parquet
 from hamcl.streams.labels import Labels
+from hamcl.streams.unlabelled import read_unlabelled
 
 
 def write(path, text):
@@ -491,3 +492,63 @@ def test_bytes_that_unpack_too_far_are_refused(tmp_path, monkeypatch):
     assert len(load_task(tmp_path / f"{2**20}.parquet").train) == 1
     with pytest.raises(DataError, match="says that they unpack to 4,"):
         load_task(tmp_path / f"{2**22}.parquet")
+
+
+def test_deeply_nested_json_is_a_sentence_wherever_json_is_read(tmp_path):
+    from hamcl.bench.files import read_json
+    from hamcl.config import read_options, read_value
+    from hamcl.nn.backbones import load_backbone
+
+    deep = write(tmp_path / "config.json", "[" * 20_000 + "]" * 20_000)
+    rows = lines(tmp_path / "t.jsonl", [{"text": "a", "label": "x"}])
+    for read, error in (
+        (lambda: load_stream(f"text:{rows}", class_order_file=deep), DataError),
+        (lambda: read_json(deep), DataError),
+        (lambda: read_options(deep), UsageError),
+        (lambda: load_backbone(str(tmp_path)), UsageError),
+    ):
+        with pytest.raises(error) as caught:
+            read()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+    assert read_value("[" * 20_000) == "[" * 20_000
+    assert read_value("2001-99-99") == "2001-99-99", "no date is a text"
+
+
+# --- samples without labels ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_samples_are_read_without_labels(tiny, tmp_path, suffix):
+    (tmp_path / "0.png").write_bytes(tiny.image(5))
+    path = save(tmp_path / f"t{suffix}", {"image": ["0.png", "gone.png"], "Text": ["a bird", ""]})
+    found = read_unlabelled(path, "text")
+    assert (found.names[0], found.inputs[0]) == ("a bird", "a bird")
+    assert found.names[1].startswith(f"{path}, ") and len(found.names) == 2
+    with pytest.raises(DataError, match="has no text"):
+        found.inputs[1]
+    found = read_unlabelled(path, "image")
+    assert tiny.shade(found.inputs[0]) == 5
+    with pytest.raises(DataError, match=r"gone\.png"):
+        found.inputs[1]
+    other = save(tmp_path / f"o{suffix}", {"body": ["x"], "n": [1]})
+    assert list(read_unlabelled(other, "text", "Body").inputs) == ["x"]
+    with pytest.raises(DataError, match="holds texts, but the model reads images"):
+        read_unlabelled(other, "image", "body")
+    with pytest.raises(DataError, match="has the columns body, n"):
+        read_unlabelled(other, "text")
+
+
+def test_rows_that_cannot_be_read_are_bad_samples_where_labels_do_not_matter(tmp_path):
+    found = read_unlabelled(write(tmp_path / "t.jsonl", '{"text": "a"}\n{"text"\n{"text": "b"}\n'), "text")
+    assert found.names == ["a", f"{tmp_path / 't.jsonl'}, line 2", "b"] and found.inputs[2] == "b"
+    with pytest.raises(DataError, match="line 2 is not valid JSON"):
+        found.inputs[1]
+    assert read_unlabelled(write(tmp_path / "e.csv", "text\n"), "text").names == []
+
+
+def test_a_named_pipe_is_no_table(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(DataError, match="is no file"):
+        load_source(f"text:{tmp_path / 't.csv'}")

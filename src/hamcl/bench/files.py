@@ -46,7 +46,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); restore it or start the run again") from error
     if not isinstance(value, dict):
         raise DataError(f"{path} does not hold a JSON object; restore it or start the run again")

@@ -1,17 +1,19 @@
-"""What `ham predict` is asked about: images in files and folders, or texts one a line."""
+"""What `ham predict` is asked about: images in files and folders, texts, and tables of either."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hamcl.errors import DataError
+from hamcl.errors import DataError, UsageError
 from hamcl.method import Method
-from hamcl.streams import text
-from hamcl.streams.base import Modality, Selected
+from hamcl.streams.base import Joined, Modality, Selected
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image, read_image
+from hamcl.streams.unlabelled import SUFFIXES, read_unlabelled
 from hamcl.streams.walk import LeftOut, images
 
 STDIN = "-"
@@ -24,7 +26,7 @@ class Inputs:
     """What to classify.
 
     Attributes:
-        names: the path of each image, or the text itself.
+        names: the path of each image, or the text itself; where it stands in a table, if it has no name.
         values: images, decoded when indexed (a bad one raises `DataError`), or texts.
         problems: one sentence for each argument that could not be read.
         notes: one sentence for each thing that was left out or guessed.
@@ -45,52 +47,100 @@ class Answer:
     probabilities: list[float]
 
 
-def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO) -> Inputs:
+def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO, text_column: str | None = None) -> Inputs:
     """Read the arguments of `ham predict`; an unreadable one becomes a problem, and the others are read.
 
     Args:
         arguments: images: files, folders (searched to any depth) or "-": an image on `stdin`, or a list of those, one
             a line or each ended by a zero byte, in the bytes that the file system has.
-            Texts: text files, or "-" for `stdin`, with one text a line. Blank lines are left out.
+            Texts: a text, a text file or "-" for `stdin`, with one text a line. Blank lines are left out.
+            Both: tables, of which the column of the samples is read.
+        text_column: the column of the texts in tables, if not a usual one.
+
+    Raises:
+        UsageError: `text_column` is given, and there is no table, or no such column.
     """
-    return _images(arguments, stdin) if modality == "image" else _all_texts(arguments, stdin)
-
-
-def _images(arguments: Sequence[str], stdin: BinaryIO) -> Inputs:
-    names: list[str] = []
-    raw: list[str | bytes] = []
-    problems: list[str] = []
-    notes: list[str] = []
+    asked = Asked(modality, text_column)
+    take = asked.take_images if modality == "image" else asked.take_texts
     for argument in arguments:
-        listed: list[str] = [argument]
+        take(argument, stdin)
+    if text_column is not None and not asked.tables:
+        raise UsageError(f"text_column is {text_column!r}, but no table is given; leave it out")
+    return asked.inputs()
+
+
+@dataclass
+class Asked:
+    """The arguments read so far."""
+
+    modality: Modality
+    text_column: str | None
+    tables: int = 0
+    names: list[str] = field(default_factory=list)
+    plain: list[str | bytes] = field(default_factory=list)
+    parts: list[Sequence[Any]] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def take_images(self, argument: str, stdin: BinaryIO) -> None:
+        paths: list[str] = [argument]
         if argument == STDIN:
             data = stdin.read()
             if _is_image(data):
-                names.append(STDIN)
-                raw.append(data)
-                continue
+                return self.add([STDIN], [data])
             parts = data.split(b"\0") if b"\0" in data else data.splitlines()
-            listed = [os.fsdecode(part) for part in parts if part.strip()]
-        for path in listed:
-            try:
-                found = _paths(path, notes)
-            except DataError as error:
-                problems.append(str(error))
+            paths = [os.fsdecode(part) for part in parts if part.strip()]
+        for path in paths:
+            with self.problem():
+                if _is_table(path):
+                    self.take_table(path)
+                else:
+                    found = _paths(path, self.notes)
+                    self.add(found, found)
+
+    def take_texts(self, argument: str, stdin: BinaryIO) -> None:
+        with self.problem():
+            if argument == STDIN:
+                found = _lines(stdin.read(), argument)
+            elif _is_table(argument):
+                return self.take_table(argument)
+            elif _is_there(argument) or _looks_like_a_path(argument):
+                found = _file(argument)
             else:
-                names += found
-                raw += found
-    return Inputs(names, Lazy(raw, _decoded, names.__getitem__), problems, notes)
+                found = [argument] if argument.strip() else []
+                if len(argument.split()) == 1:
+                    self.notes.append(f"there is no file {argument!r}; it is taken for a text")
+            self.add(found, found)
 
+    def take_table(self, argument: str) -> None:
+        self.tables += 1
+        table = read_unlabelled(Path(argument).expanduser(), self.modality, self.text_column)
+        self.notes += table.notes
+        self.flush()
+        self.names += table.names
+        self.parts.append(table.inputs)
 
-def _all_texts(arguments: Sequence[str], stdin: BinaryIO) -> Inputs:
-    names: list[str] = []
-    problems: list[str] = []
-    for argument in arguments:
+    def add(self, names: Sequence[str], plain: Sequence[str | bytes]) -> None:
+        self.names += names
+        self.plain += plain
+
+    def flush(self) -> None:
+        """Make what does not come from tables a part of the inputs."""
+        if self.plain:
+            raw, self.plain = self.plain, []
+            image = self.modality == "image"
+            self.parts.append(Lazy(raw, _decoded, self.names[-len(raw) :].__getitem__) if image else raw)
+
+    @contextmanager
+    def problem(self) -> Iterator[None]:
         try:
-            names += _texts(argument, stdin)
+            yield
         except DataError as error:
-            problems.append(str(error))
-    return Inputs(names, names, problems)
+            self.problems.append(str(error))
+
+    def inputs(self) -> Inputs:
+        self.flush()
+        return Inputs(self.names, Joined(tuple(self.parts)), self.problems, self.notes)
 
 
 def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:
@@ -101,8 +151,9 @@ def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None
         try:
             prediction = model.predict(values, k)
         except DataError:
-            # Decoded once more, so that only a batch with a bad image pays for it and none is kept in memory.
-            usable = [i for i in range(len(names)) if _readable(values, i, problem)]
+            # Prepared once more, so that only a batch with a bad sample pays for it and none is kept in memory.
+            prepare = model.backbone.preprocess.transform(False, model.augmentation)
+            usable = [i for i in range(len(names)) if _readable(values, i, prepare, problem)]
             names, values = [names[i] for i in usable], Selected(values, tuple(usable))
             prediction = model.predict(values, k)
         for name, labels, probabilities in zip(
@@ -132,12 +183,23 @@ def _decoded(raw: str | bytes, where: str) -> Any:
     return decode_image(raw, "standard input") if isinstance(raw, bytes) else read_image(raw)
 
 
-def _texts(argument: str, stdin: BinaryIO) -> list[str]:
-    if argument == STDIN:
-        return _lines(stdin.read(), argument)
+def _is_there(argument: str) -> bool:
+    return os.path.exists(os.path.expanduser(argument))  # False too where the argument could be no path
+
+
+def _is_table(argument: str) -> bool:
+    return argument.lower().endswith(SUFFIXES) and os.path.isfile(os.path.expanduser(argument))
+
+
+def _looks_like_a_path(argument: str) -> bool:
+    """Whether it is a misspelt path rather than a text: one word with a slash or a suffix."""
+    return len(argument.split()) == 1 and bool(re.search(r"[/\\]|\.\w{1,7}$", argument))
+
+
+def _file(argument: str) -> list[str]:
     path = Path(argument).expanduser()
-    if path.suffix.lower() in text.SUFFIXES:
-        raise DataError(f"{path} is a table; give a plain text file with one text a line, or - for standard input")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; give text files, tables or texts")
     try:
         return _lines(path.read_bytes(), str(path))
     except OSError as error:
@@ -155,9 +217,9 @@ def _lines(data: bytes, argument: str) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def _readable(values: Sequence[Any], i: int, problem: Callable[[str], None]) -> bool:
+def _readable(values: Sequence[Any], i: int, prepare: Callable[[Any], Any], problem: Callable[[str], None]) -> bool:
     try:
-        values[i]
+        prepare(values[i])
     except DataError as error:
         problem(str(error))
         return False

@@ -17,6 +17,7 @@ from hamcl.cli.shell import (
     EvalBatch,
     Folder,
     Moving,
+    TextColumn,
     Threads,
     Where,
     complain,
@@ -39,7 +40,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Images and folders of them, or text files with one text a line; - reads a list from standard input.",
+            help="Images and folders of them; texts, or text files with one a line; tables (CSV, JSONL, parquet) of "
+            "either; - reads a list from standard input.",
         ),
     ],
     top: Annotated[int, typer.Option("--top", "-k", min=1, help="How many classes to name for each input.")] = 1,
@@ -48,6 +50,7 @@ def predict(
         Literal["table", "csv", "jsonl"] | None,
         typer.Option("--format", help="By default that of --out, else a table."),
     ] = None,
+    text_column: TextColumn = None,
     device: Device = None,
     eval_batch_size: EvalBatch = None,
     backbone: Where = None,
@@ -68,7 +71,7 @@ def predict(
         prepare(threads)
         opened = Store.open(store, backbone=backbone)
         stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
-        asked = gather(inputs, opened.manifest.backbone.modality, stdin)
+        asked = gather(inputs, opened.manifest.backbone.modality, stdin, text_column)
         note(asked.notes)
         for sentence in asked.problems:
             complain(sentence)

@@ -205,7 +205,7 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
     if is_folder(spec):
         try:
             keys = json.loads(config.read_text(encoding="utf-8")).keys()
-        except (ValueError, AttributeError) as error:
+        except (ValueError, AttributeError, RecursionError) as error:
             raise UsageError(f"{config} does not hold a JSON object") from error
         if "model_type" in keys:
             from hamcl.nn._transformers import load_transformers

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams.base import Inputs, Modality, Selected
+from hamcl.streams.base import Modality, Selected
 from hamcl.streams.labels import Labels, in_order
 from hamcl.streams.lazy import Lazy, check_text
 from hamcl.streams.names import canonical, key
@@ -53,13 +53,14 @@ class Header:
         return self.single(found[0])
 
     def samples(
-        self, request: Request, images: Sequence[str] = (), tables: bool = False
-    ) -> tuple[Modality, str, list]:
+        self, request: Request, images: Sequence[str] = (), tables: bool = False, wanted: Modality | None = None
+    ) -> tuple[Modality, str, list[str]]:
         """Return the kind of the samples, their column, and notes on what was guessed.
 
         Args:
             images: columns that are known to hold images.
             tables: whether tables of images are read too, for the message.
+            wanted: the kind of the samples, where the table holds both; by default images.
 
         Raises:
             DataError: no column holds samples.
@@ -71,11 +72,14 @@ class Header:
         paths = self.known(IMAGE_COLUMNS)
         if not (image or text or paths):
             names = listed([*(IMAGE_COLUMNS[:2] if tables else ()), *TEXT_COLUMNS], 10)
+            first = " in its first line" if self.where.lower().endswith((".csv", ".tsv")) else ""
             raise DataError(
-                f"{self.where} has the columns {listed(self.columns, 10)}; name one of them {names}, or say by "
+                f"{self.where} has the columns {listed(self.columns, 10)}{first}; name one of them {names}, or say by "
                 "text_column which holds the texts"
             )
         notes = []
+        if wanted == "text" and text:
+            image = []
         if image and text:
             notes.append(f"read the images of {self.where}; its texts are read with text_column={text[0]}")
         elif len(text) > 1:
@@ -130,9 +134,8 @@ class Columns:
             UsageError: a column that `request` asks for is not there.
         """
         header = Header(columns, where)
-        kinds = {column: _kind(features, column) for column in columns}
-        modality, inputs, notes = header.samples(request, [c for c in columns if kinds[c] == "Image"], tables)
-        labelled = [c for c in columns if kinds[c] == "ClassLabel"]
+        modality, inputs, notes = header.samples(request, typed(columns, features, "Image"), tables)
+        labelled = typed(columns, features, "ClassLabel")
         if request.label_column is not None:
             label = header.asked(request.label_column, "label_column")
         else:
@@ -264,7 +267,7 @@ def assemble(
     )
 
 
-def texts(cells: Any, where: Callable[[int], str], column: str, explicit: bool = False) -> Inputs:
+def texts(cells: Any, where: Callable[[int], str], column: str, explicit: bool = False) -> Lazy:
     """Return the texts in a column.
 
     Args:
@@ -282,7 +285,7 @@ def texts(cells: Any, where: Callable[[int], str], column: str, explicit: bool =
     return Lazy(cells, check_text, where)
 
 
-def images(cells: Sequence[Any], folders: Sequence[str], where: Callable[[int], str]) -> Inputs:
+def images(cells: Sequence[Any], folders: Sequence[str], where: Callable[[int], str]) -> Lazy:
     """Return the images that the cells of a column name, each relative to its folder."""
     return Lazy(list(zip(cells, folders, strict=True)), _named_image, where)
 
@@ -312,9 +315,10 @@ def _feature(features: Any, column: str) -> Any:
     return feature
 
 
-def _kind(features: Any, column: str) -> Any:
-    feature = _feature(features, column)
-    return feature.get("_type") if isinstance(feature, Mapping) else None
+def typed(columns: Sequence[str], features: Any, kind: str) -> list[str]:
+    """The columns that the `datasets` library describes as of this kind ("Image", "ClassLabel")."""
+    described = {column: _feature(features, column) for column in columns}
+    return [column for column, what in described.items() if isinstance(what, Mapping) and what.get("_type") == kind]
 
 
 def _class_names(features: Any, column: str, where: str) -> list[str]:

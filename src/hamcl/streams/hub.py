@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from hamcl.errors import DataError
 from hamcl.network import hub
-from hamcl.streams.base import Inputs
 from hamcl.streams.columns import Columns, Rows, assemble, images, texts
 from hamcl.streams.lazy import Lazy, numbered
 from hamcl.streams.pixels import decode_image, read_image
@@ -54,7 +53,6 @@ def load(request: Request) -> Source:
         values = {c: list(table[c]) for c in (columns.label, columns.superclass) if c}
         table = table.select_columns([columns.inputs])
         where = partial(numbered, f"{identifier}, {split}")
-        inputs: Inputs
         if columns.modality == "text":
             inputs = texts(Column(table, columns.inputs), where, columns.inputs, columns.explicit)
         elif isinstance(table.features[columns.inputs], datasets.Value):

@@ -101,7 +101,7 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
         text = path.read_text(encoding="utf-8-sig")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         order = json.loads(text) if text.lstrip().startswith("[") else lines
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"class order file {path} cannot be read: {error}; check the path and its JSON") from error
     nested = bool(order) and all(isinstance(item, list) and item for item in order)
     groups = order if nested else [order]

@@ -7,17 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams.columns import Columns, Rows, assemble, images, texts
+from hamcl.streams.base import Modality
+from hamcl.streams.columns import Columns, Header, Rows, assemble, images, texts, typed
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 
+Where = Callable[[int], str]
 MOST_ROWS = 20_000_000
 MOST_UNPACKED = 1_000  # times its size on disk
 
@@ -143,41 +146,56 @@ def _check_size(file: Path, columns: Sequence[str]) -> None:
 
 
 def _read(files: Sequence[Path], columns: Columns) -> Rows:
+    labels = [c for c in (columns.label, columns.superclass) if c]
+    tables = [_table(file, [columns.inputs, *labels]) for file in files]
+    inputs, where = _inputs(columns.modality, columns.inputs, columns.explicit, files, tables)
+    values = {c: [value for table in tables for value in _values(table[c])] for c in labels}
+    return columns.rows(inputs, values, where)
+
+
+def unlabelled(file: Path, request: Request, wanted: Modality) -> tuple[Modality, Lazy, Where, list[str]]:
+    """Return the samples of a file whether or not they have labels.
+
+    Args:
+        wanted: their kind, where the file holds both.
+
+    Returns:
+        their kind, the samples, what names each, and notes.
+    """
+    schema = _schema(file)
+    header = Header(schema.names, str(file))
+    modality, column, notes = header.samples(
+        request, typed(schema.names, _features(schema, file), "Image"), True, wanted
+    )
+    inputs, where = _inputs(modality, column, request.text_column is not None, [file], [_table(file, [column])])
+    return modality, inputs, where, notes
+
+
+def _table(file: Path, columns: list[str]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    labels = [c for c in (columns.label, columns.superclass) if c]
-    wanted = [columns.inputs, *labels]
-    chunks, starts, folders = [], [0], list[str]()
-    values: dict[str, list[Any]] = {c: [] for c in labels}
-    for file in files:
-        _check_size(file, wanted)
-        try:
-            # Values that the file holds once and repeats by number stay so in memory.
-            table = pq.read_table(
-                file, columns=wanted, partitioning=None, memory_map=True, read_dictionary=_repeated(file, wanted)
-            )
-            chunks.append(table[columns.inputs])
-            for c in labels:
-                values[c] += _values(table[c])
-        except (pa.ArrowException, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{file} has not the columns {columns.inputs}, {', '.join(labels)} ({error}); get it again"
-            ) from error
-        starts.append(starts[-1] + len(table))
-        folders += [str(file.parent)] * len(table)
-    where = partial(_where, tuple(str(file) for file in files), tuple(starts))
-    return columns.rows(_inputs(columns, chunks, tuple(starts), folders, where), values, where)
+    _check_size(file, columns)
+    try:
+        # Values that the file holds once and repeats by number stay so in memory.
+        repeated = _repeated(file, columns)
+        table = pq.read_table(file, columns=columns, partitioning=None, memory_map=True, read_dictionary=repeated)
+        return table.select(columns)
+    except (pa.ArrowException, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} has not the columns {', '.join(columns)} ({error}); get it again") from error
 
 
 def _inputs(
-    columns: Columns, chunks: list[Any], starts: tuple[int, ...], folders: list[str], where: Callable[[int], str]
-) -> Sequence[Any]:
+    modality: Modality, column: str, explicit: bool, files: Sequence[Path], tables: Sequence[Any]
+) -> tuple[Lazy, Where]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if columns.modality == "text":
-        return texts(Column(tuple(chunks), starts), where, columns.inputs, columns.explicit)
+    chunks = [table[column] for table in tables]
+    starts = (0, *accumulate(map(len, tables)))
+    where = partial(_where, tuple(map(str, files)), starts)
+    if modality == "text":
+        return texts(Column(tuple(chunks), starts), where, column, explicit), where
     paths, encoded = [], []
     for chunk in chunks:
         struct = pa.types.is_struct(chunk.type)
@@ -189,8 +207,9 @@ def _inputs(
         _is_text(path.type) and (path is data or data.null_count == len(data))
         for path, data in zip(paths, encoded, strict=True)
     ):
-        return images([path for column in paths for path in _values(column)], folders, where)
-    return Lazy(Column(tuple(encoded), starts), _decode, where)
+        folders = [str(file.parent) for file, chunk in zip(files, chunks, strict=True) for _ in range(len(chunk))]
+        return images([path for column in paths for path in _values(column)], folders, where), where
+    return Lazy(Column(tuple(encoded), starts), _decode, where), where
 
 
 def _is_text(kind: Any) -> bool:

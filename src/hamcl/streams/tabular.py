@@ -62,6 +62,8 @@ def read_table(file: Path, wanted: Callable[[Sequence[str]], int] = len) -> Tabl
     suffix = file.suffix.lower()
     if suffix not in SUFFIXES:
         raise DataError(f"{file} is no table of texts; give one of {', '.join(SUFFIXES)}")
+    if not file.is_file():  # a named pipe would never end
+        raise DataError(f"{file} is no file; give one of {', '.join(SUFFIXES)}")
     table = Table(file)
     try:
         with file.open(encoding=_encoding(file), newline="") as lines:

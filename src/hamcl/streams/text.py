@@ -1,12 +1,10 @@
 """`text:PATH`: texts (or paths of images) and their labels in CSV, TSV or JSON-lines files."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError
-from hamcl.streams.base import Modality
 from hamcl.streams.columns import Columns, Header, Rows, assemble, images, roles, texts
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
 from hamcl.streams.tabular import SUFFIXES, Table, read_table
@@ -73,27 +71,6 @@ def load(request: Request) -> Source:
         if len(part.files) > 1:
             notes.append(f"read {listed([file.name for file in part.files])} as one split, {split}")
     return assemble(title(path), modality, parts, lambda split: _rows(parts[split]), skip=request.skip, notes=notes)
-
-
-def unlabelled(file: Path, request: Request) -> tuple[Modality, list[Any], Sequence[Any], list[str]]:
-    """Return the samples of a file whether or not they have labels.
-
-    Returns:
-        their kind; the text of each, or the path of each image; the samples, computed when indexed; notes.
-    """
-    table = read_table(file, roles(request))
-    if not table.rows:
-        return "text", [], (), table.notes
-    modality, column, notes = Header(table.columns, str(file)).samples(request)
-    cells = [row.get(column) for row in table.rows]
-    if modality == "text":
-        return (
-            modality,
-            cells,
-            texts(cells, table.where, column, request.text_column is not None),
-            [*table.notes, *notes],
-        )
-    return modality, cells, images(cells, [str(file.parent)] * len(cells), table.where), [*table.notes, *notes]
 
 
 def _files(path: Path) -> list[tuple[Path, str | None]]:
