@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hamcl.classifier import Classifier, adapted
 from hamcl.config import HAMConfig
-from hamcl.errors import UsageError
+from hamcl.errors import DataError, UsageError
 from hamcl.export import Card, Kind, Learned, export
 from hamcl.ham import Adapter, Factors, Groups, final, similarity
 from hamcl.method import State, TaskReport
@@ -230,6 +230,7 @@ class HAM(Classifier):
                     f"{option}={value!r} needs more than one head on the merged model, so it cannot be exported; "
                     f"learn with {option}={plain!r}"
                 )
+        self._require_finite(merged)
         learned = Learned(
             merged=merged.cpu(),
             fingerprint=self.backbone.fingerprint,
@@ -245,6 +246,19 @@ class HAM(Classifier):
             config=self.config.to_dict(),
         )
         export(learned, path, kind, card=card, overwrite=overwrite)
+
+    def _require_finite(self, merged: Backbone) -> None:
+        """Raise DataError where what is to be exported holds numbers that are not finite."""
+        head = self.head.linear()
+        parts = {"the head": [head.weight, head.bias, head.projection, head.direct]}
+        for name in self.model.layers:
+            parts[f"layer {name!r}"] = [merged.module.get_submodule(name).weight]  # type: ignore[list-item]
+        for what, tensors in parts.items():
+            if not all(tensor is None or tensor.isfinite().all() for tensor in tensors):
+                raise DataError(
+                    f"{what} holds numbers that are not finite, so the model cannot be exported; restore it from a "
+                    "copy, or learn again with a lower lr"
+                )
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
         state = self.groups.state_dict()

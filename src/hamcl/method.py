@@ -143,7 +143,7 @@ class Method(ABC):
             raise UsageError("nothing was learned yet: call learn(task) first")
         if not len(inputs):
             return Prediction([], torch.empty(0, min(k, len(self.classes))))
-        scores = self.logits(Samples(inputs, [0] * len(inputs)))
+        scores = finite(self.logits(Samples(inputs, [0] * len(inputs))))
         probabilities, columns = scores.softmax(1).topk(min(k, len(self.classes)))
         return Prediction([[self.classes[c] for c in row] for row in columns.tolist()], probabilities)
 
@@ -156,7 +156,7 @@ class Method(ABC):
         if unseen:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
         truth = torch.tensor([self.classes.index(names[y]) for y in task.test.labels])
-        return (self.logits(task.test).argmax(1) == truth).double().mean().item()
+        return (finite(self.logits(task.test)).argmax(1) == truth).double().mean().item()
 
     def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str]]:
         """The training samples that can be read, and one message per sample left out."""
@@ -211,6 +211,21 @@ class Method(ABC):
         self.augmentation = meta["augmentation"]
 
 
+def finite(scores: Tensor) -> Tensor:
+    """The scores of samples, shape (n, classes), as they are.
+
+    Raises:
+        DataError: one is NaN or infinite, so that no class can be told.
+    """
+    bad = (~scores.isfinite()).any(1).sum().item()
+    if bad:
+        raise DataError(
+            f"the scores of {bad} of {len(scores)} samples are not finite: numbers of the model are damaged or far "
+            "too large; restore it from a copy, or learn again with a lower lr"
+        )
+    return scores
+
+
 def prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Put `prefix.` before every name."""
     return {f"{prefix}.{name}": value for name, value in tensors.items()}
@@ -221,4 +236,4 @@ def stripped(prefix: str, state: State) -> dict[str, Any]:
     return {name[len(prefix) + 1 :]: value for name, value in state.items() if name.startswith(prefix + ".")}
 
 
-__all__ = ["Batch", "Method", "Prediction", "State", "TaskReport", "prefixed", "stripped"]
+__all__ = ["Batch", "Method", "Prediction", "State", "TaskReport", "finite", "prefixed", "stripped"]

@@ -94,17 +94,23 @@ def resolve_device(name: str) -> torch.device:
         raise UsageError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
+def arithmetic(device: torch.device, precision: str) -> str:
+    """What the option `precision` comes to on a device, "fp32" or "bf16"."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        # Older versions of torch do not tell.
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = device.type == "cpu" and capabilities.get("avx512_bf16", False)
+    return "bf16" if fast else "fp32"
+
+
 def autocast(device: torch.device, precision: str) -> Any:
     """The autocast context of the option `precision` on a device."""
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            # Older versions of torch do not tell.
-            capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-            fast = device.type == "cpu" and capabilities.get("avx512_bf16", False)
-        precision = "bf16" if fast else "fp32"
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    bf16 = arithmetic(device, precision) == "bf16"
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 class _Items(Dataset[tuple[Any, int, int]]):

@@ -10,6 +10,7 @@ from hamcl.cli.main import app
 from hamcl.errors import UsageError
 from hamcl.learner import HAM
 from hamcl.store import Store
+from hamcl.store.folder import Folder
 from hamcl.streams import load_task
 
 
@@ -306,3 +307,79 @@ def test_options_of_training_may_differ_for_a_task(ham, life, copy):
     task = load_task(life.later, name="x")
     with pytest.raises(UsageError, match="'rank' belongs to the whole model"):
         Store.open(store).learn(task, options={"rank": 2})
+
+
+def test_an_interrupted_command_says_whether_its_change_was_made(ham, life, copy, monkeypatch, tmp_path):
+    store = copy()
+
+    def stops(self, *_):
+        raise KeyboardInterrupt
+
+    for name, line in (("tidy", ("undo", store)), ("held", ("learn", store, life.later))):
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, name, property(stops) if name == "held" else stops)
+            said = ham.refused(*line, code=130)
+        if name == "tidy":
+            assert "the store was changed before that: took back 'week-02'" in said
+        else:
+            assert "the store is as it was before" in said
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "write", stops)
+        said = ham.refused("init", tmp_path / "new.ham", "--backbone", life.backbone, code=130)
+    assert said == "error: interrupted; no store was made\n"
+
+
+def test_eval_prints_first_and_then_says_that_it_was_not_recorded(ham, life, copy):
+    store = copy()
+    with Store.open(store)._folder.writing("learn"):
+        result = ham("eval", store, life.test)
+        assert result.exit_code == 1 and "accuracy" in result.stdout and "week-02" in result.stdout
+        assert result.stderr.startswith("error: not recorded: ") and "--no-record" in result.stderr
+        result = ham("eval", store, life.test, "--json")
+        assert json.loads(result.stdout)["overall"]["samples"] == 12 and result.exit_code == 1
+        assert "is being written" in json.loads(result.stdout)["unrecorded"]
+        assert ham("eval", store, life.test, "--no-record").exit_code == 0
+    assert ham.told("eval", store, life.test)["overall"] == ham.told("status", store)["evaluation"]["overall"]
+
+
+def test_eval_counts_the_same_samples_once(ham, life, copy, tmp_path):
+    store = copy()
+    once = ham.told("eval", store, life.test, "--no-record")
+    twin = shutil.copytree(life.test, tmp_path / "twin")
+    for line in ((life.test, life.test), (life.test, twin)):
+        told = ham.told("eval", store, *line, "--no-record")
+        assert told["overall"] == once["overall"]
+        assert "holds the same samples as 'test', which are counted once" in told["notes"][-1]
+
+
+def test_eval_on_training_data_says_so(ham, life, copy, tmp_path):
+    store = copy()
+    result = ham("eval", store, life.weeks[0])
+    assert "note: among these are the samples that 'week-01' was learned from" in result.stderr
+    assert "on the data that week-01 was learned from" in ham.shown("status", store)
+    ham.shown("export", store, tmp_path / "out", "--as", "adapters")
+    assert "| accuracy |" not in (tmp_path / "out" / "README.md").read_text()
+    told = ham.told("eval", store, life.weeks[0], life.test)
+    assert "'week-01' was learned from" in told["notes"][-1]
+
+
+def test_the_same_data_under_another_name_is_said(ham, life, copy):
+    result = ham("learn", copy(), life.weeks[1], "--name", "again")
+    assert result.exit_code == 0 and "holds the very data of task 'week-02'" in result.stderr
+
+
+def test_a_damaged_position_is_shown_by_status_and_does_not_stop_gc(ham, life, copy):
+    store = copy()
+    (store / "unfinished.json").write_text("{}")
+    assert "an unfinished learn that cannot go on" in ham.shown("status", store)
+    assert ham.told("gc", store)["freed"] > 0
+
+
+def test_diff_of_one_task_learned_twice_with_other_options(ham, life, copy):
+    stores = [copy("a.ham"), copy("b.ham")]
+    for store, epochs in zip(stores, (1, 2), strict=True):
+        ham.shown("learn", store, life.later, "--epochs", epochs)
+    shown = ham.shown("diff", *stores)
+    assert "hold the same model" not in shown and "week-03: epochs" in shown and "more, of" in shown
+    listed = [d["name"] for d in ham.told("diff", *stores) if d["section"] == "tensor"]
+    assert len(listed) > 10 and "rows.weight" in listed

@@ -1,13 +1,17 @@
 """A `learn` that died goes on, bit for bit, or says why it cannot."""
 
+import json
 import os
 import signal
 from dataclasses import replace
 
 import pytest
+import torch
 
 from hamcl.errors import DataError
 from hamcl.store import Store, store, unfinished
+from hamcl.store.digest import digest
+from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -130,8 +134,8 @@ def test_the_digest_sees_everything_learning_depends_on(week):
         replace(task, train=Samples(task.train.inputs, labels)),
         replace(task, train=task.train.select(range(9))),
     ]
-    assert len({unfinished.digest(t) for t in [task, *others]}) == 6
-    assert unfinished.digest(week(0)) == unfinished.digest(replace(task, name="other", test=Samples()))
+    assert len({digest(t) for t in [task, *others]}) == 6
+    assert digest(week(0)) == digest(replace(task, name="other", test=Samples()))
 
 
 @pytest.mark.parametrize("part", ["document", "tensors"])
@@ -149,3 +153,50 @@ def test_a_damaged_position_is_named_and_can_be_dropped(stopped, week, tensors, 
     assert stopped.manifest.state.files == tensors
     assert unfinished.read(stopped.path) is None
     assert not any("leftover" in line for line in stopped.verify())
+
+
+def test_a_damaged_position_does_not_keep_gc_from_its_work(stopped):
+    path = stopped.path / "unfinished.json"
+    path.write_bytes(path.read_bytes()[:-30] + b" " * 30)
+    left = sum(file.stat().st_size for file in (stopped.path / "objects").iterdir())
+    freed = stopped.gc()
+    assert freed == left - sum(file.stat().st_size for file in (stopped.path / "objects").iterdir()) > 0
+    assert stopped.manifest.earlier == ()
+    assert "unfinished.json was changed" in stopped.sizes().damaged
+    with pytest.raises(DataError, match=r"unfinished\.json"):
+        stopped.verify()
+
+
+def test_a_damaged_position_of_equal_size_is_written_again(stopped, week, tensors):
+    name = unfinished.read(stopped.path).position.name
+    (stopped.path / name).write_bytes(bytes((stopped.path / name).stat().st_size))
+    (stopped.path / "unfinished.json").write_text("{}")
+    stopped.learn(week(3), restart=True)
+    assert stopped.manifest.state.files == tensors
+    stopped.verify()
+
+
+def test_what_the_options_came_to_is_part_of_the_identity(stopped, week, monkeypatch, tensors):
+    with monkeypatch.context() as patch:
+        patch.setattr(unfinished, "arithmetic", lambda device, precision: "other")
+        with pytest.raises(DataError, match=r"not the same: precision \(then (fp32|bf16), now other\); give the same"):
+            stopped.learn(week(3))
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(DataError, match=r"not the same: threads \(then 1, now 2\)"):
+            stopped.learn(week(3))
+    finally:
+        torch.set_num_threads(1)
+    stopped.learn(week(3))
+    assert stopped.manifest.state.files == tensors
+    assert stopped.manifest.state.tasks[-1].options["precision"] in ("fp32", "bf16")
+
+
+def test_a_position_kept_before_that_still_goes_on(stopped, week, tensors):
+    path = stopped.path / "unfinished.json"
+    value = json.loads(path.read_bytes())
+    del value["checksum"], value["identity"]["became"]
+    path.write_bytes(sealed(value))
+    stopped.learn(week(3))
+    assert "went on from" in stopped.manifest.history[-1].text
+    assert stopped.manifest.state.files == tensors

@@ -1,7 +1,9 @@
 """A store from a stranger, or from a bad disk: opened safely, or refused with one sentence that names the file."""
 
+import hashlib
 import json
 import os
+import resource
 import shutil
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +17,7 @@ from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.store import Store
 from hamcl.store.manifest import sealed
-from hamcl.store.objects import decode, encode
+from hamcl.store.objects import decode, encode, load_object
 
 
 def forge(store, change):
@@ -165,6 +167,155 @@ def test_nothing_is_written_through_links(copied, quick, week, tmp_path, name):
     with pytest.raises(DataError, match=r"a store holds no links"):
         copied.evaluate([week(0)])
     assert sorted((p.name, p.stat().st_mtime_ns) for p in tmp_path.rglob("*") if "outside" in str(p)) == before
+
+
+def refused_cheaply(forked, work, match):
+    """`work` must be refused without taking more than 500 MiB of memory."""
+
+    def bounded():
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + 500 * 2**20, resource.RLIM_INFINITY))
+        with pytest.raises(DataError, match=match) as caught:
+            work()
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 1000
+
+    assert forked(bounded) == 0
+
+
+def sparse(path, size):
+    """A file of zeros that takes no place."""
+    path.touch()
+    os.truncate(path, size)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda m: m.update(history=[{}] * 2_000_000), r"holds \d+ lists and objects, more than the 131072"),
+        (lambda m: m.update(history=[{}] * 100_000), r"history\.0\.time: Field required"),
+        (lambda m: m.update(history=[1] * 1_000_000), r"history\.0: Input should be an object"),
+        (lambda m: m.update(history=[1] * 2_000_000), r"holds \d+ values, more than the 1048576"),
+        (
+            lambda m: m["state"]["tasks"][0].update(columns=[-1] * 1_000_000),
+            r"tasks\.0\.columns\.0: Input should be gr",
+        ),
+        (lambda m: m.update({f"x{i}": 1 for i in range(500_000)}), r"x0: Unexpected keyword argument"),
+        (
+            lambda m: m["state"]["evaluations"][0].update(
+                classes={str(i): {"accuracy": 5, "samples": 1} for i in range(100_000)}
+            ),
+            r"classes\.0\.accuracy: Input should be less",
+        ),
+        (lambda m: m["config"].update({f"x{i}": i for i in range(500_000)}), r"there is no option 'x0'"),
+    ],
+    ids=["entries", "empty", "numbers", "values", "columns", "keys", "scores", "options"],
+)
+def test_a_large_manifest_of_nonsense_costs_little(copied, forked, change, sentence):
+    forge(copied, change)
+    refused_cheaply(forked, lambda: Store.open(copied.path), sentence)
+
+
+@pytest.mark.parametrize("part", ["manifest.json", "unfinished.json", "group", "head", "earlier"])
+def test_a_sparse_file_is_never_read(copied, quick, week, forked, part):
+    state = copied.manifest.state
+    names = {"group": state.groups[0].file.name, "head": state.head["ridge.gram"].name}
+    names["earlier"] = copied.manifest.earlier[-1].name
+    path = copied.path / names.get(part, part)
+    sparse(path, 12 * 2**30)
+    work = copied.verify if part == "earlier" else lambda: copied.learn(week(3))
+    refused_cheaply(forked, work, rf"{path.name} has 12884901888 bytes")
+
+
+def test_a_group_of_a_forged_rank_is_not_read(copied, quick, forked):
+    def change(manifest):
+        file = manifest["state"]["groups"][0]["file"]
+        for name, tensor in file["tensors"].items():
+            tensor["shape"][0 if name.endswith(".A") else 1] = 2**24
+        file["size"] = sum(4 * t["shape"][0] * t["shape"][1] for t in file["tensors"].values()) + 5000
+        sparse(copied.path / "objects" / f"{file['sha256']}.safetensors", file["size"])
+
+    forge(copied, change)
+    refused_cheaply(forked, copied.model, r"of group 0 has rank 16777216")
+
+
+def test_a_forged_projection_is_not_made(copied, quick, forked):
+    forge(copied, lambda m: m["config"].update(projection=32768))
+    refused_cheaply(forked, copied.model, r"the head has no projection of width 32768")
+
+
+def test_a_forged_earlier_state_is_not_read(copied, quick, forked):
+    earlier = copied.manifest.earlier[-1]
+    value = json.loads((copied.path / earlier.name).read_bytes())
+    value["head"]["ridge.gram"].update(size=12 * 2**30)
+    value["head"]["ridge.gram"]["tensors"]["ridge.gram"].update(shape=[3 * 2**30 - 1000], packed=False)
+    sparse(copied.path / "objects" / f"{value['head']['ridge.gram']['sha256']}.safetensors", 12 * 2**30)
+    data = json.dumps(value).encode()
+    name = hashlib.sha256(data).hexdigest()
+    (copied.path / "objects" / f"{name}.json").write_bytes(data)
+    forge(copied, lambda m: m["earlier"][-1].update(sha256=name, size=len(data)))
+    for work in (copied.verify, copied.undo):
+        refused_cheaply(forked, work, r"an earlier state in .* has \d+ bytes, the present one")
+
+
+def test_a_forged_position_is_not_read(copied, quick, week, forked):
+    def stop(step):
+        if step.epoch == 2:
+            os._exit(7)
+
+    assert forked(lambda: copied.learn(week(3), progress=stop)) == 7
+    path = copied.path / "unfinished.json"
+    value = json.loads(path.read_bytes())
+    value.pop("checksum")
+    value["position"].update(size=12 * 2**30, tensors={"x": {"dtype": "U8", "shape": [12 * 2**30], "packed": False}})
+    sparse(copied.path / "objects" / f"{value['position']['sha256']}.safetensors", 12 * 2**30)
+    path.write_bytes(sealed(value))
+    refused_cheaply(forked, lambda: copied.learn(week(3)), r"its position has 12884901888 bytes, where .*; drop it")
+
+
+def test_layers_that_the_backbone_has_not_are_refused_before_a_pattern_is_made(copied, quick, forked):
+    forge(copied, lambda m: m["backbone"].update(layers=[f"x{i}" for i in range(1_000_000)]))
+    refused_cheaply(forked, copied.model, r"manifest\.json tells of layers that the backbone has not")
+
+
+def test_the_fingerprint_is_compared_before_the_network_runs(copied, monkeypatch):
+    forge(copied, lambda m: m["backbone"].update(fingerprint="0" * 64))
+    monkeypatch.setattr("hamcl.nn.backbones.Backbone.forward", lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(DataError, match=r"backbone 'timm/test_vit' is not the one .* its fingerprint is"):
+        copied.model()
+
+
+def forge_head(store, change):
+    """Change one tensor of the head and set all checksums right."""
+    record = store.manifest.state.head["ridge.targets"]
+    tensors = load_object(store.path, record)
+    new, data = encode({name: change(value) for name, value in tensors.items()})
+    (store.path / new.name).write_bytes(data)
+    forge(store, lambda m: m["state"]["head"]["ridge.targets"].update(sha256=new.sha256, size=new.size))
+
+
+def test_numbers_that_are_not_finite_are_found_when_they_are_read(copied, quick):
+    def change(value):
+        value[0, 0] = float("nan")
+        return value
+
+    forge_head(copied, change)
+    for work in (copied.model, copied.verify):
+        with pytest.raises(DataError, match=r"tensor 'ridge.targets' of .* holds numbers that are not finite"):
+            work()
+
+
+def test_scores_that_are_not_finite_are_an_error_everywhere(copied, quick, week, tmp_path):
+    forge_head(copied, lambda value: torch.full_like(value, 3e38))
+    model = copied.model()
+    for work in (
+        lambda: model.predict(week(0).test.inputs),
+        lambda: model.evaluate(week(0)),
+        lambda: copied.evaluate([week(0)], record=False),
+        lambda: model.export(tmp_path / "out", "merged"),
+    ):
+        with pytest.raises(DataError, match=r"not finite"):
+            work()
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_of_a_new_store_are_checked(tmp_path):

@@ -1,5 +1,7 @@
 """A store from its first day: learn, read again, evaluate, undo, forget earlier states."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -175,6 +177,54 @@ def test_diff_names_what_differs(copied, learned, week, quick):
     }
     assert any(d.section == "group" for d in found)
     assert Store.open(learned).diff(Store.open(learned)) == []
+
+
+def test_diff_says_the_same_only_of_the_same_bytes(create, week, quick):
+    stores = [create(name) for name in ("a", "b", "c")]
+    for store, epochs in zip(stores, (1, 2, 1), strict=True):
+        store.learn(week(0), options={"epochs": epochs})
+    found = stores[0].diff(stores[1])
+    assert ("option", "week-0: epochs", 1, 2) in [(d.section, d.name, d.mine, d.theirs) for d in found]
+    tensors = {d.name: d for d in found if d.section == "tensor"}
+    mine, theirs = (store.model().state_dict() for store in stores[:2])
+    differ = {name for name in mine if name != "meta" and not torch.equal(mine[name], theirs[name])}
+    names = {n.replace("groups.", "model.") for n in tensors}
+    assert names == differ
+    gap = (mine["rows.weight"] - theirs["rows.weight"]).abs().max().item()
+    assert tensors["rows.weight"].theirs == f"F32 2 x 192, up to {gap:.3g} away"
+    assert stores[0].diff(stores[2]) == []
+
+
+def test_diff_sees_names_that_changed_places(create, week, quick):
+    stores = [create(name) for name in ("a", "b")]
+    for store in stores:
+        store.learn(week(0))
+    manifest = stores[1].manifest
+    swapped = replace(manifest, state=replace(manifest.state, classes=("b0", "a0")))
+    with stores[1]._folder.writing("test"):
+        stores[1]._folder.write(swapped, "test", "swapped")
+    assert [(d.section, d.mine, d.theirs) for d in stores[0].diff(stores[1])] == [
+        ("class", ("a0", "b0"), ("b0", "a0")),
+    ]
+
+
+def test_the_same_data_again_is_said(copied, week, quick):
+    again = copied.learn(replace(week(1), name="again"))
+    assert again.notes == ["task 'again' holds the very data of task 'week-1', which was learned again"]
+    assert "from the data of task 'week-1'" in copied.manifest.history[-1].text
+    assert copied.learn(week(3)).notes == []
+
+
+def test_an_evaluation_on_training_data_is_known(copied, week, quick):
+    own = replace(week(1), test=week(1).train, augmentation="none")
+    assert copied.evaluate([own]).trained_on == ("week-1",)
+    assert copied.evaluate([week(1)]).trained_on == ()
+    assert copied.manifest.state.evaluations[-1].trained_on == ()
+
+
+def test_the_same_samples_do_not_count_twice(copied, week, quick):
+    with pytest.raises(DataError, match=r"^'twin' holds the same samples as 'week-1'; give only one of the two"):
+        copied.evaluate([week(1), replace(week(1), name="twin")])
 
 
 def test_sizes_are_bounded(copied):

@@ -187,8 +187,8 @@ def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord
     tables = []
     for j, task in enumerate(stream[: step + 1]):
         logits = method.logits(task.test).double().numpy()
-        if np.isnan(logits).any():
-            raise TrainingError(f"the logits of task {task.name!r} are not numbers after learning {record.task!r}")
+        if not np.isfinite(logits).all():
+            raise TrainingError(f"the logits of task {task.name!r} are not finite after learning {record.task!r}")
         columns = metrics.columns(task.classes, method.classes)
         labels = np.asarray(task.test.labels, dtype=np.int64)
         result.accuracy[step, j] = metrics.class_accuracy(logits, labels, columns)

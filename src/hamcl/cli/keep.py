@@ -25,6 +25,7 @@ from hamcl.cli.shell import (
     say_json,
     sentences,
     shown,
+    since,
 )
 from hamcl.errors import DataError, UsageError
 
@@ -35,7 +36,7 @@ def undo(
     json: Json = False,
 ) -> None:
     """Go back to the state before the last task, exactly."""
-    with sentences(UNTOUCHED):
+    with sentences(since(store)):
         from hamcl.store import Store
 
         opened = Store.open(store)
@@ -67,8 +68,8 @@ def export(
         opened = Store.open(store, backbone=backbone)
         model, state = opened.model(), opened.manifest.state
         card = Card(title=title, license=license)
-        # An evaluation of an earlier model says nothing about this one.
-        for last in [e for e in state.evaluations[-1:] if e.learned == len(state.tasks)]:
+        # An evaluation of an earlier model, or on the data it was learned from, says nothing about this one.
+        for last in [e for e in state.evaluations[-1:] if e.learned == len(state.tasks) and not e.trained_on]:
             accuracy = {name: score.accuracy for name, score in last.tasks.items()}
             card = replace(card, metrics={"accuracy": last.overall.accuracy}, accuracy=accuracy)
         model.export(out, kind, card=card, overwrite=overwrite)
@@ -98,7 +99,7 @@ def import_(
     json: Json = False,
 ) -> None:
     """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
-    with sentences(UNTOUCHED):
+    with sentences(since(store)):
         from hamcl.store import Store
         from hamcl.streams import Samples, Task, load_task
 
@@ -171,7 +172,7 @@ def diff(
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="The folder of another model.")],
     json: Json = False,
 ) -> None:
-    """Compare two models: options, classes, tasks, groups, importances and evaluations."""
+    """Compare two models: options, classes, tasks, groups, importances, tensors and evaluations."""
     with sentences(UNTOUCHED):
         from hamcl.cli import tables
         from hamcl.store import Store
@@ -190,7 +191,7 @@ def gc(
     json: Json = False,
 ) -> None:
     """Free the space of earlier states; ham undo cannot go back to them any more."""
-    with sentences(UNTOUCHED):
+    with sentences(since(store)):
         from hamcl.store import Store
 
         freed = Store.open(store).gc(keep)

@@ -29,6 +29,7 @@ from hamcl.cli.shell import (
     Where,
     count,
     errors,
+    fail,
     note,
     prepare,
     present,
@@ -37,7 +38,9 @@ from hamcl.cli.shell import (
     say_json,
     sentences,
     shown,
+    since,
 )
+from hamcl.cli.spoken import spoken
 
 if TYPE_CHECKING:
     from hamcl.training import Step
@@ -58,7 +61,7 @@ def init(
     **given: Any,
 ) -> None:
     """Make a new model that knows nothing yet; its options are chosen here, once."""
-    with sentences(UNTOUCHED):
+    with sentences(since(store, "interrupted; no store was made")):
         settings = build_config(given, file=config, preset=preset)
 
         from hamcl.store import Store
@@ -95,7 +98,7 @@ def learn(
     **given: Any,
 ) -> None:
     """Learn one task; started again after a stop, go on from where it was."""
-    with sentences(GOES_ON):
+    with sentences(since(store, GOES_ON)):
         from hamcl.cli.live import Live
         from hamcl.store import Store
         from hamcl.streams import load_task
@@ -124,7 +127,11 @@ def learn(
             report = opened.learn(
                 task, options=options, restart=restart, progress=stepped, checkpoint_minutes=checkpoint_minutes
             )
-            tracking.task({"loss": report.losses[-1], "seconds": report.seconds, "group": report.group})
+            try:
+                tracking.task({"loss": report.losses[-1], "seconds": report.seconds, "group": report.group})
+            except (OSError, RuntimeError) as error:
+                note([f"the task is learned, but not tracked: {error}"])
+        note(sentence for sentence in report.notes if sentence not in task.notes)
         for sentence in report.skipped:
             errors.print(f"skipped: {printable(sentence)}", **PLAIN)
         if json:
@@ -171,9 +178,9 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure the accuracy on labelled data: by task, by class, and what is taken for what."""
-    with sentences(UNTOUCHED):
+    with sentences(since(store)):
         from hamcl.cli import tables
-        from hamcl.store import Store
+        from hamcl.store import Store, Unrecorded, once
         from hamcl.streams import load_task
         from hamcl.streams.task import regroup
 
@@ -183,17 +190,28 @@ def evaluate(
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
         columns = present(text_column=text_column, label_column=label_column)
         bad = on_bad_sample or opened.manifest.options.on_bad_sample
-        read = [load_task(where, **columns, on_bad_sample=bad) for where in data]
-        notes = [sentence for task in read for sentence in task.notes]
+        read, twice = once([load_task(where, **columns, on_bad_sample=bad) for where in data])
+        notes = [*(sentence for task in read for sentence in task.notes), *twice]
         note(notes)
-        tasks = regroup(read, learned, known=known)
-        result = opened.evaluate(
-            tasks,
-            options=present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample),
-            record=record,
-            on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
-        )
+        tasks, unrecorded = regroup(read, learned, known=known), ""
+        try:
+            result = opened.evaluate(
+                tasks,
+                options=present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample),
+                record=record,
+                on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
+            )
+        except Unrecorded as error:
+            result, unrecorded = error.evaluation, f"{error} (--no-record does not try)"
+        own = result.trained_on or tuple(name for task in read for name in opened.trained_on(task))
+        said = [
+            f"among these are the samples that {name!r} was learned from: new ones will come out worse" for name in own
+        ]
+        note(said)
         if json:
-            return say_json({**asdict(result), "notes": notes})
-        for table in tables.evaluation(result, everything=every):
-            shown.print(table, highlight=False)
+            say_json({**asdict(result), "notes": notes + said, **({"unrecorded": unrecorded} if unrecorded else {})})
+        else:
+            for table in tables.evaluation(result, everything=every):
+                shown.print(table, highlight=False)
+        if unrecorded:
+            fail(spoken(unrecorded), 1)

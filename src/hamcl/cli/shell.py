@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
@@ -74,11 +74,11 @@ _NO_MEMORY = ("out of memory", "allocate memory", "DefaultCPUAllocator")
 
 
 @contextmanager
-def sentences(interrupted: str = RESUMED) -> Iterator[None]:
+def sentences(interrupted: str | Callable[[], str] = RESUMED) -> Iterator[None]:
     """Turn the errors a user can cause into one sentence and an exit code: 2 usage, 1 others, 130 interrupted.
 
     Args:
-        interrupted: what to say when the user stops the command.
+        interrupted: what to say when the user stops the command, or what tells it then (see `since`).
     """
     try:
         yield
@@ -97,7 +97,36 @@ def sentences(interrupted: str = RESUMED) -> Iterator[None]:
             raise
         fail("there is not enough memory; lower --batch-size, --eval-batch-size or the size of the inputs", 1)
     except KeyboardInterrupt:
-        fail(interrupted, 130)
+        fail(interrupted if isinstance(interrupted, str) else interrupted(), 130)
+
+
+def since(store: Path, untouched: str = UNTOUCHED) -> Callable[[], str]:
+    """What to say of a command on a store when it is interrupted: it may have made its change already.
+
+    Args:
+        untouched: what is true of the store if it has not changed since this call.
+    """
+    manifest = store / "manifest.json"
+
+    def stamp() -> tuple[int, int] | None:
+        try:
+            facts = manifest.stat()
+        except OSError:
+            return None
+        return facts.st_ino, facts.st_mtime_ns
+
+    before = stamp()
+
+    def sentence() -> str:
+        if stamp() == before:
+            return untouched
+        try:
+            event = json.loads(manifest.read_bytes())["history"][-1]["text"]
+        except (OSError, ValueError, LookupError, TypeError):
+            event = "ham status --history shows it"
+        return f"interrupted, but the store was changed before that: {event}"
+
+    return sentence
 
 
 def hush() -> None:

@@ -92,7 +92,8 @@ def status(store: Store) -> Tree:
         last = state.evaluations[-1]
         since = len(state.tasks) - last.learned
         later = f", {count(since, 'task')} ago" if since else ""
-        branch = tree.add(f"last evaluation ({last.time}{later}): {_percent(last.overall)}")
+        own = f", on the data that {', '.join(last.trained_on)} was learned from" if last.trained_on else ""
+        branch = tree.add(_text(f"last evaluation ({last.time}{later}): {_percent(last.overall)}{own}"))
         for name, score in last.tasks.items():
             branch.add(_text(f"{name}: {_percent(score)}"))
     return tree
@@ -114,6 +115,8 @@ def _disk(tree: Tree, sizes: Sizes, earlier: int) -> None:
     branch.add(f"{count(earlier, 'earlier state')} for undo: {decimal(sizes.earlier)}")
     if sizes.unfinished:
         branch.add(f"an unfinished learn: {decimal(sizes.unfinished)}")
+    if sizes.damaged:
+        branch.add(_text(f"an unfinished learn that cannot go on ({sizes.damaged}); ham learn --restart drops it"))
 
 
 def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
@@ -137,7 +140,15 @@ def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
 
 
 def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:
-    """One line for each thing that is not the same; classes that differ in the same way share one."""
+    """One line for each thing that is not the same; classes that differ in the same way share one, and of many tensors
+    only the first are listed.
+    """
+    found = list(found)
+    tensors = [d for d in found if d.section == "tensor"]
+    many = tensors[SHOWN:] if len(tensors) > SHOWN + 1 else []
+    if many:
+        left = Difference("tensor", f"... and {len(many)} more, of {len(tensors)}", "--json lists", "all of them")
+        found = [left if d is many[0] else d for d in found if d is many[0] or d not in many]
     table = Table("what", "", str(mine), str(theirs))
     for (section, a, b), same in groupby(found, key=lambda d: (d.section, _value(d.mine), _value(d.theirs))):
         names = [difference.name for difference in same]

@@ -46,6 +46,8 @@ class Backbone(nn.Module):
         features: Features,
         preprocess: Preprocess,
         depths: Callable[[nn.Module, Mapping[str, Tensor]], Depths] | None = None,
+        *,
+        expected: str | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -56,6 +58,11 @@ class Backbone(nn.Module):
         self.modality: Modality = preprocess.modality
         # At once and not when asked for: layers may be wrapped or folded later, and adapters belong to these weights.
         self.fingerprint = fingerprint(module)
+        if expected not in (None, self.fingerprint):
+            raise UsageError(
+                f"backbone {spec!r} is not the one that was used: its fingerprint is {self.fingerprint[:12]}, not "
+                f"{expected[:12]}; give the folder of the right one"
+            )
         # Convolutions of small images run up to three times faster with the channels last (bf16, CPU).
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         apart = train_in_full_precision(module)
@@ -135,7 +142,12 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def load_backbone(
-    spec: str, *, pretrained: bool = True, image_size: int | None = None, max_length: int | None = None
+    spec: str,
+    *,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    max_length: int | None = None,
+    expected: str | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
 
@@ -147,9 +159,11 @@ def load_backbone(
             architecture is known.
         image_size: height and width of the input in pixels; by default that of the pre-training.
         max_length: the most tokens of a text; by default 128, or fewer if the model takes fewer.
+        expected: the fingerprint that the weights must have, which is compared before the network runs.
 
     Raises:
-        UsageError: the spec or an option cannot be used, or the weights are not there and cannot be fetched.
+        UsageError: the spec or an option cannot be used, the weights are not there and cannot be fetched, or they are
+            not the expected ones.
         DataError: the weights are there but damaged or incomplete.
     """
     with scoped(0, "backbone"):
@@ -162,7 +176,7 @@ def load_backbone(
                 f"{option} does not apply to backbone {spec!r}, which reads {loaded.preprocess.modality}s"
             )
         try:
-            return Backbone(spec, *loaded)
+            return Backbone(spec, *loaded, expected=expected)
         except HamError:
             raise
         except Exception as error:  # whatever the network raises on an input it cannot take

@@ -1,9 +1,10 @@
 """A model's life on disk: transactions, a manifest with checksums, undo."""
 
 from hamcl.store.diff import Difference
+from hamcl.store.evaluation import once
 from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
 from hamcl.store.sizes import Sizes
-from hamcl.store.store import Store
+from hamcl.store.store import Store, Unrecorded
 
 __all__ = [
     "Confusion",
@@ -17,4 +18,6 @@ __all__ = [
     "State",
     "Store",
     "TaskRecord",
+    "Unrecorded",
+    "once",
 ]

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from hamcl.errors import DataError
-from hamcl.method import Method
+from hamcl.method import Method, finite
+from hamcl.store.digest import digests
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Score
-from hamcl.streams.base import Task
+from hamcl.streams.base import Samples, Task
 from hamcl.streams.check import check
 from hamcl.streams.names import spelled
 
@@ -23,7 +24,8 @@ def evaluate(
         on_skip: is told of every sample that cannot be read, where the learner's `on_bad_sample` leaves those out.
 
     Raises:
-        DataError: there is nothing to classify, a class was not learned, or two tasks have one name.
+        DataError: there is nothing to classify, a class was not learned, two tasks have one name, or a score is not
+            finite.
     """
     pairs: Counter[tuple[str, str]] = Counter()
     by_task: dict[str, Score] = {}
@@ -40,7 +42,7 @@ def evaluate(
             samples, skipped = check(samples, "skip", task.classes)
             for sentence in skipped:
                 on_skip(sentence)
-        predicted = [learner.classes[c] for c in learner.logits(samples).argmax(1).tolist()]
+        predicted = [learner.classes[c] for c in finite(learner.logits(samples)).argmax(1).tolist()]
         truth = [names[y] for y in samples.labels]
         pairs.update(zip(truth, predicted, strict=True))
         by_task[task.name] = _score([t == p for t, p in zip(truth, predicted, strict=True)])
@@ -62,6 +64,37 @@ def evaluate(
         classes=by_class,
         confusions=tuple(Confusion(t, p, n) for n, t, p in wrong[:WORST]),
     )
+
+
+def once(tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:
+    """The tasks without those that hold the very samples of one before them, and a sentence for each left out.
+
+    What counts are test splits, or training splits where there are no others.
+    """
+    kept: list[Task] = []
+    said: list[str] = []
+    for task in tasks:
+        twin = next((other for other in kept if _same(task, other)), None)
+        if twin is None:
+            kept.append(task)
+        else:
+            said.append(f"{task.name!r} holds the same samples as {twin.name!r}, which are counted once")
+    return kept, said
+
+
+def refuse_twice(tasks: Sequence[Task]) -> None:
+    """Raise DataError where two tasks hold the same samples, which would count twice."""
+    if said := once(tasks)[1]:
+        raise DataError(f"{said[0].partition(',')[0]}; give only one of the two")
+
+
+def _same(task: Task, other: Task) -> bool:
+    splits = [t.test if len(t.test) else t.train for t in (task, other)]
+    if len(splits[0]) != len(splits[1]) or {*task.classes} != {*other.classes} or task.modality != other.modality:
+        return False
+    place = [other.classes.index(name) for name in task.classes]
+    mine = Samples(splits[0].inputs, [place[y] for y in splits[0].labels])
+    return digests(other.classes, mine, task.modality) == digests(other.classes, splits[1], task.modality)
 
 
 def _score(right: list[bool]) -> Score:

@@ -1,15 +1,20 @@
 """Files of a store: read with a limit and without following links, written whole and durably or not at all."""
 
+import errno
+import hashlib
 import os
 import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from hamcl.errors import DataError
 
-OBJECTS, TEMPORARY = "objects", "tmp"
+MANIFEST, OBJECTS, TEMPORARY = "manifest.json", "objects", "tmp"
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 class Missing(DataError):
@@ -28,17 +33,57 @@ def check_folders(root: Path) -> None:
             raise DataError(f"{folder} is not a plain folder; a store holds no links, copy the store with its files")
 
 
-def read(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
+def read(root: Path, name: str, limit: int, size: int | None = None, sha256: str | None = None) -> bytes:
     """The bytes of a regular file below the store, opened without following links.
 
     Args:
         name: a relative path that the caller made, never one that was read.
         limit: the most bytes it may have.
         size: the bytes it must have.
+        sha256: the checksum it must have, which is compared before the file is held in memory.
 
     Raises:
-        DataError: it is missing, no regular file, or of another size; nothing was read then.
+        DataError: it is missing, no regular file, of another size or checksum, or changes while it is read.
     """
+    path = root / name
+    with _opened(root, name) as file:
+        facts = os.fstat(file.fileno())
+        if size is not None and facts.st_size != size:
+            raise DataError(
+                f"{path} has {facts.st_size} bytes, but the manifest says {size}; restore it from a copy of the store"
+            )
+        if facts.st_size > limit:
+            raise DataError(f"{path} has {facts.st_size} bytes, more than the {limit} that are read")
+        try:
+            if sha256 is not None:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != sha256:
+                    raise DataError(
+                        f"{path} was changed: its sha256 is another one; restore it from a copy of the store"
+                    )
+                file.seek(0)
+            data = file.read(facts.st_size + 1)
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
+        after = os.fstat(file.fileno())
+    if len(data) != facts.st_size or (after.st_mtime_ns, after.st_ctime_ns) != (facts.st_mtime_ns, facts.st_ctime_ns):
+        raise DataError(f"{path} changed while it was read; try again")
+    return data
+
+
+def holds(root: Path, name: str, size: int, sha256: str) -> bool:
+    """Whether a file below the store is there with these bytes, without holding them in memory."""
+    try:
+        with _opened(root, name) as file:
+            if os.fstat(file.fileno()).st_size != size:
+                return False
+            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+    except (DataError, OSError):
+        return False
+
+
+@contextmanager
+def _opened(root: Path, name: str) -> Iterator[BufferedReader]:
     path = root / name
     check_folders(root)
     try:
@@ -50,24 +95,11 @@ def read(root: Path, name: str, limit: int, size: int | None = None) -> bytes:
         if path.is_symlink():
             raise DataError(f"{path} is a link; a store holds no links, copy the store with its files") from error
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    facts = os.fstat(number)
-    if not stat.S_ISREG(facts.st_mode):
+    if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
         raise DataError(f"{path} is not a regular file; restore it from a copy of the store")
     with os.fdopen(number, "rb") as file:
-        if size is not None and facts.st_size != size:
-            raise DataError(
-                f"{path} has {facts.st_size} bytes, but the manifest says {size}; restore it from a copy of the store"
-            )
-        if facts.st_size > limit:
-            raise DataError(f"{path} has {facts.st_size} bytes, more than the {limit} that are read")
-        try:
-            data = file.read(facts.st_size + 1)
-        except OSError as error:
-            raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if len(data) != facts.st_size:
-        raise DataError(f"{path} changed while it was read; try again")
-    return data
+        yield file
 
 
 def write(root: Path, name: str, data: bytes) -> None:
@@ -76,28 +108,32 @@ def write(root: Path, name: str, data: bytes) -> None:
     Raises:
         DataError: the disk is full, the folder cannot be written to, ...; the file is as it was.
     """
-    temporary = root / TEMPORARY / uuid.uuid4().hex
-    with explained(root):
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, root / name)
-        except BaseException:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+    temporary, replaced = root / TEMPORARY / uuid.uuid4().hex, False
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, root / name)
+        replaced = True
         sync((root / name).parent)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
+        # The new manifest is what everybody reads from now on, even if a power cut may still take it back.
+        done = "the change is made, but may not be on the disk yet" if replaced and name == MANIFEST else None
+        raise _sentence(error, root, done) from error
 
 
-def remove(path: Path) -> int:
-    """Delete a file and return the bytes it had.
+def remove(root: Path, path: Path) -> int:
+    """Delete a file of the store and return the bytes it had.
 
     Raises:
         DataError: the folder cannot be written to.
     """
-    with explained(path.parent):
+    with explained(root):
         size = path.lstat().st_size
         path.unlink()
         return size
@@ -116,11 +152,20 @@ def sync(folder: Path) -> None:
 
 @contextmanager
 def explained(root: Path) -> Iterator[None]:
-    """Turn an error of the file system into one sentence."""
+    """Turn an error of the file system into one sentence that says how the store at `root` is and what to do."""
     try:
         yield
     except OSError as error:
-        where = error.filename or root
-        raise DataError(
-            f"cannot write {where}: {error.strerror or error}; the store is whole, make room or allow writing"
-        ) from error
+        raise _sentence(error, root) from error
+
+
+def _sentence(error: OSError, root: Path, state: str | None = None) -> DataError:
+    if state is None:
+        state = "the store is whole" if (root / MANIFEST).is_file() else "no store was made"
+    if error.errno in _ROOM:
+        remedy = "make room"
+    elif error.errno in _IN_THE_WAY:
+        remedy = "move away what lies in its place"
+    else:
+        remedy = "allow writing there, or look after the disk"
+    return DataError(f"cannot write {error.filename or root}: {error.strerror or error}; {state}, {remedy}")

@@ -3,19 +3,34 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeVar
 
 from hamcl.errors import DataError
 from hamcl.store import files, unfinished
-from hamcl.store.lock import HOLDER, now, writing
-from hamcl.store.manifest import LIMIT, MANIFEST, Earlier, Event, Manifest, State, dump, parse, parse_state
+from hamcl.store.files import MANIFEST
+from hamcl.store.lock import HOLDER, Held, now, writing
+from hamcl.store.manifest import (
+    LIMIT,
+    Earlier,
+    Event,
+    Manifest,
+    State,
+    dump,
+    parse,
+    parse_state,
+    reason,
+)
 from hamcl.store.objects import put
 
 T = TypeVar("T")
 _OBJECT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
+
+
+class Unstorable(DataError):
+    """What a command learned cannot be put into a manifest; trying again would not help."""
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -37,6 +52,9 @@ class Folder:
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path, self.manifest = path, manifest
+        self._held: Held | None = None
+        self._begun: bytes | None = None
+        self._known: set[str] = set()
 
     def refresh(self) -> Manifest:
         """Read the manifest again."""
@@ -57,31 +75,73 @@ class Folder:
                     raise
 
     @contextmanager
-    def writing(self, command: str) -> Iterator[None]:
+    def writing(self, command: str, *, new: bool = False) -> Iterator[None]:
         """Hold the lock, with the newest manifest and without what dead commands left.
+
+        Args:
+            new: there is no manifest yet.
 
         Raises:
             DataError: somebody else holds it, or the folder cannot be written to.
         """
-        with writing(self.path, command):
-            self.refresh()
-            self.clean()
+        with writing(self.path, command) as self._held:
+            self._begun, self._known = None, set()
+            if not new:
+                self._begun = self._manifest_bytes()
+                self.refresh()
+                self.clean()
             yield
+
+    @property
+    def held(self) -> Held:
+        """The lock, inside `writing`."""
+        assert self._held is not None
+        return self._held
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """What no two commands may do at a time, even if somebody took the lock away (see `Held`).
+
+        Raises:
+            DataError: the store is not the one that `writing` began with; nothing was changed.
+        """
+        with self.held.alone():
+            if self._manifest_bytes() != self._begun:
+                raise DataError(
+                    f"{self.path} was changed by another command in the meantime, so this one stops and changes "
+                    "nothing; run it again"
+                )
+            yield
+
+    def _manifest_bytes(self) -> bytes | None:
+        try:
+            return files.read(self.path, MANIFEST, limit=LIMIT)
+        except files.Missing:
+            return None
 
     def write(self, manifest: Manifest, command: str, text: str) -> None:
         """The one moment at which the store changes: the new manifest takes the place of the old one.
 
         Raises:
-            DataError: it could not be read again, or cannot be written.
+            Unstorable: it could not be read again.
+            DataError: it cannot be written, or another command changed the store in the meantime.
         """
         event = Event(now(), command, text, unfinished.versions("torch"))
         manifest = replace(manifest, history=(*manifest.history, event))
         data = manifest.encode()
         if len(data) > LIMIT:
-            raise DataError(f"the manifest of {self.path} would outgrow {LIMIT} bytes; evaluate fewer classes at once")
-        parse(data, self.path / MANIFEST)
-        files.write(self.path, MANIFEST, data)
-        self.manifest = manifest
+            raise Unstorable(f"the manifest of {self.path} would outgrow {LIMIT} bytes by this {command}")
+        try:
+            parse(data, self.path / MANIFEST)
+        except DataError as error:
+            raise Unstorable(
+                f"{self.path} cannot keep what this {command} would write into it ({reason(error)}), and is as it "
+                "was; if a name or an option is odd, change it"
+            ) from error
+        self._known |= _needs(self.manifest)
+        with self._alone():
+            files.write(self.path, MANIFEST, data)
+        self.manifest, self._begun = manifest, data
 
     def remember(self, state: State) -> Earlier:
         """Write a state for `undo`; its tensors stay where they are."""
@@ -103,9 +163,7 @@ class Folder:
             DataError: it is missing or was changed.
         """
         path = self.path / earlier.name
-        data = files.read(self.path, earlier.name, limit=LIMIT, size=earlier.size)
-        if hashlib.sha256(data).hexdigest() != earlier.sha256:
-            raise DataError(f"{path} was changed: its sha256 is another one; restore it from a copy of the store")
+        data = files.read(self.path, earlier.name, limit=LIMIT, size=earlier.size, sha256=earlier.sha256)
         state = parse_state(data, self.manifest, path)
         names = {record.sha256 for record in state.files.values()}
         if len(state.tasks) != earlier.tasks or names != set(earlier.objects):
@@ -113,23 +171,48 @@ class Folder:
         return state
 
     def clean(self) -> int:
-        """Delete what no state needs, and return its bytes."""
-        try:
-            position = unfinished.read(self.path)
-        except DataError:
-            return 0  # the next `learn` says what is wrong with it, and can drop it
-        if position and position.identity.state != self.manifest.state.key:
-            # Learned since, or begun from a model that is no more.
-            unfinished.drop(self.path)
-            position = None
-        return sum(files.remove(path) for path in self.leftovers(position))
+        """Delete what no state needs, and return its bytes.
+
+        Raises:
+            DataError: files cannot be deleted, or another command changed the store in the meantime.
+        """
+        with self._alone():
+            certain: set[str] | None = None
+            try:
+                position = unfinished.read(self.path)
+            except DataError:
+                # Which tensors it needs is not known: `learn` says what is wrong with it, and can drop it.
+                position, certain = None, self._known
+            if position and position.identity.state != self.manifest.state.key:
+                # Learned since, or begun from a model that is no more.
+                unfinished.drop(self.path)
+                position = None
+            left = self.leftovers(position)
+            if certain is not None:
+                left = [p for p in left if p.parent.name == files.TEMPORARY or f"{files.OBJECTS}/{p.name}" in certain]
+            return sum(files.remove(self.path, path) for path in left)
+
+    def tidy(self) -> None:
+        """After another state was written: forget the unfinished `learn`, and delete what is not needed any more.
+
+        The change is made, so an error here is none of its command's: whatever is left over is deleted by the next.
+        """
+        with suppress(DataError):
+            with self._alone():
+                unfinished.drop(self.path)
+            self.clean()
 
     def leftovers(self, position: unfinished.Document | None) -> list[Path]:
-        """The files that neither a state nor an unfinished `learn` needs."""
-        needed = {record.name for record in self.manifest.state.files.values()}
-        needed |= {earlier.name for earlier in self.manifest.earlier}
-        needed |= {f"{files.OBJECTS}/{name}.safetensors" for e in self.manifest.earlier for name in e.objects}
-        needed |= {position.position.name} if position else set()
+        """The files that neither a state nor an unfinished `learn` needs; folders are not ours to delete."""
+        needed = _needs(self.manifest) | ({position.position.name} if position else set())
         objects = [path for path in (self.path / files.OBJECTS).glob("*") if _OBJECT.fullmatch(path.name)]
         halves = [path for path in (self.path / files.TEMPORARY).glob("*") if path != self.path / HOLDER]
-        return [path for path in objects if f"{files.OBJECTS}/{path.name}" not in needed] + halves
+        unneeded = [path for path in objects if f"{files.OBJECTS}/{path.name}" not in needed] + halves
+        return [path for path in unneeded if path.is_symlink() or not path.is_dir()]
+
+
+def _needs(manifest: Manifest) -> set[str]:
+    """The files of all states of a manifest."""
+    needed = {record.name for record in manifest.state.files.values()}
+    needed |= {earlier.name for earlier in manifest.earlier}
+    return needed | {f"{files.OBJECTS}/{name}.safetensors" for e in manifest.earlier for name in e.objects}

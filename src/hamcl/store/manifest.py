@@ -14,17 +14,18 @@ from pydantic.dataclasses import dataclass
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
-from hamcl.store import files
-from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256
+from hamcl.store import structure
+from hamcl.store.files import OBJECTS
+from hamcl.store.objects import STRICT, Count, Many, ObjectRecord, Sha256
 
 FORMAT = 1
-MANIFEST = "manifest.json"
 LIMIT = 2**24
 """The most bytes of a manifest that are read."""
 
 Single = Annotated[float, Field(ge=-3e38, le=3e38)]
 """What single precision can hold."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Plain = bool | int | float | str | None
 _SIZES = {"rank": 2**10, "projection": 2**15, "max_groups": 2**12, "merge_rank": 2**12}
 
 
@@ -53,7 +54,7 @@ class BackboneRecord:
     fingerprint: Sha256
     modality: Literal["image", "text"]
     width: Annotated[int, Field(ge=1, le=2**20)]
-    layers: Annotated[tuple[str, ...], Field(min_length=1)]
+    layers: Annotated[Many[str], Field(min_length=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -63,15 +64,18 @@ class TaskRecord:
     Attributes:
         columns: its classes, as positions in the list of all classes.
         samples: how many it was learned from; None for a task that came as an adapter.
-        data: sha256 of its class names and training samples; None likewise.
+        data: sha256 of its class names and training samples, see `hamcl.store.digest`; None likewise.
         learned: when, in UTC.
+        options: given for it instead of those of the store, and the precision used; None where it is not known (an
+            adapter from elsewhere, or a task learned by an older hamcl).
     """
 
     name: str
-    columns: tuple[Count, ...]
+    columns: Many[Count]
     samples: Count | None
     data: Sha256 | None
     learned: str
+    options: dict[str, Plain] | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,7 +83,7 @@ class GroupRecord:
     """A merged adapter; its tensors are `"<layer>.A"` and `"<layer>.B"`."""
 
     importance: Single
-    tasks: tuple[str, ...]
+    tasks: Many[str]
     file: ObjectRecord
 
     @property
@@ -98,8 +102,8 @@ class Decision:
 
     index: Count
     opened: bool
-    similarities: tuple[float, ...]
-    scores: tuple[float | None, ...]
+    similarities: Many[float]
+    scores: Many[float | None]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -137,6 +141,7 @@ class Evaluation:
         overall: over all samples.
         tasks, classes: by name.
         confusions: the most frequent ones, worst first.
+        trained_on: the tasks that were learned from the very samples evaluated.
     """
 
     time: str
@@ -144,7 +149,8 @@ class Evaluation:
     overall: Score
     tasks: dict[str, Score]
     classes: dict[str, Score]
-    confusions: tuple[Confusion, ...]
+    confusions: Many[Confusion]
+    trained_on: Many[str] = ()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,15 +162,15 @@ class State:
         head: tensor name -> file, for heads with statistics.
     """
 
-    classes: tuple[str, ...] = ()
-    tasks: tuple[TaskRecord, ...] = ()
+    classes: Many[str] = ()
+    tasks: Many[TaskRecord] = ()
     augmentation: Literal["none", "photo", "handwriting"] = "none"
-    groups: tuple[GroupRecord, ...] = ()
-    decisions: tuple[Decision, ...] = ()
+    groups: Many[GroupRecord] = ()
+    decisions: Many[Decision] = ()
     calibration: CalibrationRecord = field(default_factory=CalibrationRecord)
     rows: ObjectRecord | None = None
     head: dict[str, ObjectRecord] = field(default_factory=dict)
-    evaluations: tuple[Evaluation, ...] = ()
+    evaluations: Many[Evaluation] = ()
 
     @property
     def files(self) -> dict[str, ObjectRecord]:
@@ -176,7 +182,11 @@ class State:
     @property
     def key(self) -> str:
         """Sha256 of what was learned, evaluations left out."""
-        return hashlib.sha256(dump({**asdict(self), "evaluations": []})).hexdigest()
+        learned = {**asdict(self), "evaluations": []}
+        for task in learned["tasks"]:
+            if task["options"] is None:  # as an older hamcl, which did not keep them, made the sum
+                del task["options"]
+        return hashlib.sha256(dump(learned)).hexdigest()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -193,12 +203,12 @@ class Earlier:
     tasks: Count
     sha256: Sha256
     size: Count
-    objects: tuple[Sha256, ...]
+    objects: Many[Sha256]
 
     @property
     def name(self) -> str:
         """The path below the store."""
-        return f"{files.OBJECTS}/{self.sha256}.json"
+        return f"{OBJECTS}/{self.sha256}.json"
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -227,11 +237,11 @@ class Manifest:
     format: int
     created: str
     backbone: BackboneRecord
-    config: dict[str, bool | int | float | str | None]
+    config: dict[str, Plain]
     keep: Count
     state: State = field(default_factory=State)
-    earlier: tuple[Earlier, ...] = ()
-    history: tuple[Event, ...] = ()
+    earlier: Many[Earlier] = ()
+    history: Many[Event] = ()
 
     @property
     def options(self) -> HAMConfig:
@@ -285,16 +295,13 @@ def opened(data: bytes, path: Path) -> bytes:
     return b"{\n" + rest
 
 
-_MANIFEST, _STATE = TypeAdapter(Manifest), TypeAdapter(State)
-
-
 def parse(data: bytes, path: Path) -> Manifest:
     """Read and check a manifest.
 
     Raises:
         DataError: it was changed, is of another format version, or says what cannot be.
     """
-    manifest = valid(_MANIFEST, opened(data, path), path)
+    manifest = valid(Manifest, opened(data, path), path)
     try:
         options = manifest.options
     except UsageError as error:
@@ -317,7 +324,7 @@ def parse_state(data: bytes, manifest: Manifest, path: Path) -> State:
     Raises:
         DataError: it says what cannot be.
     """
-    state = valid(_STATE, data, path)
+    state = valid(State, data, path)
     check_state(state, manifest.options, manifest.backbone.width, path)
     return state
 
@@ -325,16 +332,23 @@ def parse_state(data: bytes, manifest: Manifest, path: Path) -> State:
 T = TypeVar("T")
 
 
-def valid(kind: TypeAdapter[T], data: bytes, path: Path) -> T:
+def valid(kind: type[T], data: bytes, path: Path) -> T:
     """Turn JSON into dataclasses.
 
     Raises:
         DataError: a key is missing or unknown, or a value of the wrong type or out of range.
     """
+    if wrong := structure.fault(kind, data):
+        raise DataError(f"{path} is not valid: {wrong}; restore it from a copy of the store")
     try:
-        return kind.validate_json(data)
+        return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:
         raise DataError(f"{path} is not valid: {sentence(error)}; restore it from a copy of the store") from error
+
+
+def reason(error: DataError) -> str:
+    """What an error says is wrong, without the path before it and what to do after it."""
+    return str(error).rpartition("; ")[0].partition(" is not valid: ")[2] or str(error).partition(";")[0]
 
 
 def sentence(error: ValidationError) -> str:
@@ -395,6 +409,8 @@ def check_state(state: State, options: HAMConfig, width: int, path: Path) -> Non
             require(fits, f"layer {layer!r} of group {j} has no matching factors")
             assert b is not None
             shape = b.shape[0], a.shape[1]
+            most = options.merge_rank if options.merge_rank and options.merge != "concat" else min(shape)
+            require(a.shape[0] <= min(most, *shape), f"layer {layer!r} of group {j} has rank {a.shape[0]}")
             require(shapes.setdefault(layer, shape) == shape, f"layer {layer!r} has two shapes")
         require(len(group.file.tensors) == 2 * len(group.layers), f"group {j} holds other tensors than factors")
     if not state.tasks:
@@ -410,6 +426,10 @@ def check_state(state: State, options: HAMConfig, width: int, path: Path) -> Non
     require(bool(state.head) == (options.head not in ("linear", "cosine")), "the head is not the config's")
     for name, record in state.head.items():
         require(list(record.tensors) == [name], f"the file of head.{name} holds something else")
+    if state.head and options.projection and options.head in ("auto", "ridge", "stack"):
+        # Before a head of that size is made.
+        sides = {side for name, record in state.head.items() for side in record.tensors[name].shape}
+        require(options.projection in sides, f"the head has no projection of width {options.projection}")
 
 
 def _unique(values: Iterable[object]) -> bool:

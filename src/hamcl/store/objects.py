@@ -3,10 +3,10 @@
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, FailFast, Field
 from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -18,6 +18,9 @@ from hamcl.store import files
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=2**53)]
+T = TypeVar("T")
+Many = Annotated[tuple[T, ...], FailFast()]
+"""However many; the first wrong one is found, not all of them."""
 
 HEADER = 2**24
 """The most bytes of an object besides its tensors."""
@@ -103,13 +106,11 @@ def encode(tensors: dict[str, Tensor]) -> tuple[ObjectRecord, bytes]:
 
 
 def decode(record: ObjectRecord, data: bytes, path: Path) -> dict[str, Tensor]:
-    """The tensors of an object whose bytes were read from `path`.
+    """The tensors of an object whose bytes were read from `path` and have the checksum of the record.
 
     Raises:
-        DataError: the bytes are not those of the record.
+        DataError: the bytes do not hold the tensors of the record.
     """
-    if hashlib.sha256(data).hexdigest() != record.sha256:
-        raise DataError(f"{path} was changed: its sha256 is another one; restore it from a copy of the store")
     try:
         loaded = load(data)
     except (SafetensorError, ValueError, KeyError) as error:
@@ -128,15 +129,36 @@ def decode(record: ObjectRecord, data: bytes, path: Path) -> dict[str, Tensor]:
     return result
 
 
-def load_object(root: Path, record: ObjectRecord) -> dict[str, Tensor]:
-    """Read and check one object.
+def load_object(root: Path, record: ObjectRecord, *, finite: bool = False) -> dict[str, Tensor]:
+    """Read and check one object; the caller has made sure that its size is one to be read.
+
+    Args:
+        finite: every number must be.
 
     Raises:
         DataError: it is missing or changed; the message names the file.
     """
     record.check()
-    data = files.read(root, record.name, limit=record.size, size=record.size)
-    return decode(record, data, root / record.name)
+    data = files.read(root, record.name, limit=record.size, size=record.size, sha256=record.sha256)
+    tensors = decode(record, data, root / record.name)
+    for name, tensor in tensors.items() if finite else ():
+        if not tensor.isfinite().all():
+            raise DataError(
+                f"tensor {name!r} of {root / record.name} holds numbers that are not finite; restore it from a copy "
+                "of the store"
+            )
+    return tensors
+
+
+def check_object(root: Path, record: ObjectRecord) -> None:
+    """Check the size and the checksum of one object without holding it in memory.
+
+    Raises:
+        DataError: it is missing or changed; the message names the file.
+    """
+    record.check()
+    if not files.holds(root, record.name, record.size, record.sha256):
+        raise DataError(f"{root / record.name} is missing or was changed; restore it from a copy of the store")
 
 
 def save_object(root: Path, tensors: dict[str, Tensor]) -> ObjectRecord:
@@ -151,9 +173,8 @@ def save_object(root: Path, tensors: dict[str, Tensor]) -> ObjectRecord:
 
 
 def put(root: Path, name: str, data: bytes) -> None:
-    """Write a content-addressed file unless one of this size is there already."""
-    path = root / name
-    if not (path.is_file() and not path.is_symlink() and path.stat().st_size == len(data)):
+    """Write a content-addressed file unless it is there already, with these very bytes: a leftover may be damaged."""
+    if not files.holds(root, name, len(data), hashlib.sha256(data).hexdigest()):
         files.write(root, name, data)
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from hamcl.errors import DataError
 from hamcl.store import files, unfinished
 from hamcl.store.manifest import Manifest
 
@@ -18,6 +19,7 @@ class Sizes:
         groups, rows, head: of the present state.
         earlier: what only earlier states need.
         unfinished: of an unfinished `learn`.
+        damaged: why the unfinished `learn` cannot be read; None where it can, or where there is none.
         groups_bound: the most that `groups` can become; None if the config sets no bound, or
             before the first task.
     """
@@ -28,11 +30,16 @@ class Sizes:
     earlier: int
     unfinished: int
     groups_bound: int | None
+    damaged: str | None = None
 
 
 def sizes(root: Path, manifest: Manifest) -> Sizes:
     """Add up the files of a store."""
-    state, position = manifest.state, unfinished.read(root)
+    state, position, damaged = manifest.state, None, None
+    try:
+        position = unfinished.read(root)
+    except DataError as error:
+        damaged = str(error).partition(";")[0]
     present = {record.sha256 for record in state.files.values()}
     past = {
         f"{files.OBJECTS}/{name}.safetensors" for e in manifest.earlier for name in e.objects if name not in present
@@ -45,6 +52,7 @@ def sizes(root: Path, manifest: Manifest) -> Sizes:
         earlier=sum((root / name).stat().st_size for name in past if (root / name).is_file()),
         unfinished=position.position.size if position else 0,
         groups_bound=_bound(manifest),
+        damaged=damaged,
     )
 
 

@@ -66,13 +66,27 @@ def give(state: State, learner: HAM, load: Load, path: Path) -> None:
         tensors |= {f"rows.{name}": value for name, value in load(state.rows).items()}
         for record in state.head.values():
             tensors |= {f"head.{name}": value for name, value in load(record).items()}
+        learner.head.add_classes(len(state.classes) - 1)
         learner.load_state_dict({**tensors, "meta": _meta(state)})
     except UsageError as error:
         raise DataError(f"the state in {path} does not fit its backbone and config: {error}") from error
 
 
+def comparable(earlier: State, present: State, path: Path) -> None:
+    """Make sure that an earlier state is not far larger than the present one, which fits the backbone.
+
+    Raises:
+        DataError: it is.
+    """
+    past, now = (sum(record.size for record in state.files.values()) for state in (earlier, present))
+    if past > 4 * now + 2**24:
+        raise DataError(
+            f"an earlier state in {path} has {past} bytes, the present one {now}; restore the store from a copy"
+        )
+
+
 def _check(state: State, learner: HAM) -> None:
-    """Raise UsageError where a record is not what the learner would hold."""
+    """Raise UsageError where a record is not what the learner would hold; its head then knows one class."""
     for j, group in enumerate(state.groups):
         for layer in group.layers:
             if layer not in learner.model.layers:
@@ -83,16 +97,24 @@ def _check(state: State, learner: HAM) -> None:
                 raise UsageError(f"layer {layer!r} of group {j} is {b.shape[0]} x {a.shape[1]}, not {out} x {width}")
     assert state.rows is not None
     wrong = [name for name, record in state.rows.tensors.items() if record.dtype != "F32"]
-    learner.head.add_classes(len(state.classes))
+    # From how one class changes the shapes follows how all do: nothing large is made before the sizes are known.
+    empty = {} if learner.head is learner.rows else _shapes(learner.head.state_dict())
+    learner.head.add_classes(1)
     own = {} if learner.head is learner.rows else learner.head.state_dict()
     if own.keys() != state.head.keys():
         raise UsageError(f"the head holds {sorted(own)}, the files {sorted(state.head)}")
     for name, tensor in own.items():
         record = state.head[name].tensors[name]
-        if record.shape != tuple(tensor.shape) or DTYPES[record.dtype] != tensor.dtype:
+        sides = zip(empty[name], tensor.shape, strict=True)
+        shape = tuple(none + len(state.classes) * (one - none) for none, one in sides)
+        if record.shape != shape or DTYPES[record.dtype] != tensor.dtype:
             wrong.append(name)
     if wrong:
         raise UsageError(f"tensor {wrong[0]!r} of the head has the wrong shape or type")
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _meta(state: State) -> dict[str, Any]:

@@ -12,16 +12,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from hamcl.config import PER_TASK, HAMConfig
-from hamcl.errors import DataError, UsageError
+from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.learner import HAM, HAMReport
 from hamcl.nn.backbones import load_backbone
 from hamcl.store import evaluation, files, snapshot, unfinished
 from hamcl.store.diff import Difference, diff
-from hamcl.store.folder import Folder, read_manifest
-from hamcl.store.lock import LOCK, now, writing
+from hamcl.store.digest import digest, digests
+from hamcl.store.files import MANIFEST
+from hamcl.store.folder import Folder, Unstorable, read_manifest
+from hamcl.store.lock import LOCK, now
 from hamcl.store.manifest import (
     FORMAT,
-    MANIFEST,
     BackboneOptions,
     BackboneRecord,
     Evaluation,
@@ -31,16 +32,28 @@ from hamcl.store.manifest import (
     dump,
     sentence,
 )
-from hamcl.store.objects import load_object, save_object
+from hamcl.store.objects import check_object, load_object, save_object
 from hamcl.store.sizes import Sizes, sizes
 from hamcl.store.unfinished import Identity, Unfinished
 from hamcl.store.verify import verify
-from hamcl.streams.base import Task
+from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
 from hamcl.training import Progress
 
 KEEP = 10**6
 """The most earlier states that a store is asked to keep."""
+
+
+class Unrecorded(DataError):
+    """An evaluation was made, but could not be kept in the store.
+
+    Attributes:
+        evaluation: what was measured.
+    """
+
+    def __init__(self, sentence: str, evaluation: Evaluation) -> None:
+        super().__init__(sentence)
+        self.evaluation = evaluation
 
 
 class Store:
@@ -111,10 +124,10 @@ class Store:
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
-        with writing(root, "init"):
+        store = cls(root, manifest)
+        with store._folder.writing("init", new=True):
             if (root / MANIFEST).exists():
                 raise UsageError(taken)
-            store = cls(root, manifest)
             store._folder.write(manifest, "init", f"began with backbone {spec}")
         with files.explained(root):
             files.sync(root.resolve().parent)
@@ -180,7 +193,11 @@ class Store:
             check_room(self.manifest, task.classes, self.path)
             learner = self.model()
             learner.config = _for_task(learner.config, options or {})
-            data = unfinished.digest(task)
+            data, became = digest(task), unfinished.became(learner)
+            again = next((known.name for known in state.tasks if known.data == data), None)
+            if again is not None:
+                said = f"task {task.name!r} holds the very data of task {again!r}, which was learned again"
+                task = replace(task, notes=(*task.notes, said))
             identity = Identity(
                 task.name,
                 data,
@@ -188,22 +205,32 @@ class Store:
                 hashlib.sha256(dump(learner.config.to_dict())).hexdigest(),
                 learner.device.type,
                 unfinished.versions(*unfinished.LIBRARIES),
+                became,
             )
-            position = Unfinished(self.path, identity, checkpoint_minutes, restart=restart)
+            limit = _position_limit(learner, task)
+            position = Unfinished(self._folder.held, identity, checkpoint_minutes, limit=limit, restart=restart)
             learner.checkpoint = position
-            report = learner.learn(task, progress)
-            assert isinstance(report, HAMReport)
-            samples = len(task.train) - len(report.skipped)
-            text = (
-                f"learned task {task.name!r}: {len(task.classes)} classes from {samples} samples, "
-                f"{'opened' if report.opened else 'joined'} group {report.group}"
-            )
-            if options:
-                text += f", with {', '.join(f'{name}={value!r}' for name, value in options.items())}"
-            if position.found:
-                text += f", went on from {position.found.saved}"
-            facts = {task.name: TaskRecord(task.name, (), samples, data, now())}
-            self._commit(learner, "learn", text, facts)
+            try:
+                report = learner.learn(task, progress)
+                assert isinstance(report, HAMReport)
+                samples = len(task.train) - len(report.skipped)
+                given = dict(options or {})
+                text = (
+                    f"learned task {task.name!r}: {len(task.classes)} classes from {samples} samples, "
+                    f"{'opened' if report.opened else 'joined'} group {report.group}"
+                )
+                if given:
+                    text += f", with {', '.join(f'{name}={value!r}' for name, value in given.items())}"
+                if again is not None:
+                    text += f", from the data of task {again!r}"
+                if position.found:
+                    text += f", went on from {position.found.saved}"
+                record = TaskRecord(task.name, (), samples, data, now(), {**given, "precision": became["precision"]})
+                self._commit(learner, "learn", text, {task.name: record})
+            except (TrainingError, Unstorable):
+                # It would end in the same way again, and be in the way of every other task.
+                position.drop()
+                raise
         return report
 
     @contextmanager
@@ -249,27 +276,53 @@ class Store:
             on_skip: is told of every sample left out because it cannot be read (`on_bad_sample`).
 
         Raises:
-            DataError: there is nothing to classify, a class was not learned, or another command changed the model
-                in the meantime.
+            DataError: there is nothing to classify, a class was not learned, or two tasks hold the same samples.
+            Unrecorded: the result, which the error carries, could not be kept: the folder cannot be written to,
+                somebody else is writing, or another command changed the model in the meantime.
         """
         learner = self.model()
         learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
+        evaluation.refuse_twice(tasks)
         result = evaluation.evaluate(learner, tasks, on_skip)
+        own = dict.fromkeys(name for task in tasks for name in self.trained_on(task))
+        result = replace(result, trained_on=tuple(own))
         if record:
-            with self._folder.writing("eval"):
-                manifest, state = self.manifest, self.manifest.state
-                if state.key != key:
-                    raise DataError(f"{self.path} was changed during the evaluation; evaluate again")
-                count = len(state.tasks)
-                kept = tuple(
-                    e for e in state.evaluations if e.learned == count and e.tasks.keys() != result.tasks.keys()
-                )
-                manifest = replace(manifest, state=replace(state, evaluations=(*kept, result)))
-                overall = result.overall
-                text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
-                self._folder.write(manifest, "eval", text)
+            try:
+                self._record(result, key)
+            except DataError as error:
+                raise Unrecorded(f"not recorded: {error}", result) from error
         return result
+
+    def trained_on(self, task: Task) -> list[str]:
+        """The names of the learned tasks whose training samples are the very test samples of `task`, or its training
+        samples where it has no others: accuracy on them says little.
+        """
+        state, samples = self.manifest.state, task.test if len(task.test) else task.train
+        found = []
+        for known in state.tasks:
+            names = [state.classes[c] for c in known.columns]
+            few = known.samples is None or known.samples > len(samples)
+            if known.data is None or few or {*names} != {*task.classes}:
+                continue
+            place = [names.index(name) for name in task.classes]
+            same = Samples(samples.inputs, [place[y] for y in samples.labels])
+            if known.data in digests(names, same, task.modality):
+                found.append(known.name)
+        return found
+
+    def _record(self, result: Evaluation, key: str) -> None:
+        """Keep an evaluation of the state that has this key."""
+        with self._folder.writing("eval"):
+            manifest, state = self.manifest, self.manifest.state
+            if state.key != key:
+                raise DataError(f"{self.path} was changed during the evaluation; evaluate again")
+            count = len(state.tasks)
+            kept = tuple(e for e in state.evaluations if e.learned == count and e.tasks.keys() != result.tasks.keys())
+            manifest = replace(manifest, state=replace(state, evaluations=(*kept, result)))
+            overall = result.overall
+            text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
+            self._folder.write(manifest, "eval", text)
 
     def undo(self, to: str | None = None) -> list[str]:
         """Go back to an earlier state, exactly.
@@ -294,12 +347,13 @@ class Store:
             index = wanted[-1]
             chosen = manifest.earlier[index]
             state = self._folder.recall(chosen)
+            snapshot.comparable(state, manifest.state, self.path)
             for record in state.files.values():
-                load_object(self.path, record)
+                check_object(self.path, record)
             gone = [task.name for task in manifest.state.tasks[chosen.tasks :]]
             after = replace(manifest, state=state, earlier=manifest.earlier[:index])
             self._folder.write(after, "undo", f"took back {', '.join(map(repr, gone))}")
-            self._folder.clean()
+            self._folder.tidy()
         return gone
 
     def gc(self, keep: int = 0) -> int:
@@ -331,8 +385,12 @@ class Store:
         return self._folder.read(lambda manifest: verify(self._folder, manifest, self._load(manifest, None)))
 
     def diff(self, other: "Store") -> list[Difference]:
-        """In what this store and another differ."""
-        return diff(self.manifest, other.manifest)
+        """In what this store and another differ; tensors are read and compared where their files are not the same.
+
+        Raises:
+            DataError: a file that must be read is missing or was changed.
+        """
+        return diff(self._folder, other._folder)
 
     def sizes(self) -> Sizes:
         """Bytes by what they are for."""
@@ -343,12 +401,10 @@ class Store:
         record, options = manifest.backbone, manifest.options
         spec = self._spec or record.spec
         try:
-            backbone = load_backbone(spec, **asdict(record.options))
-            if backbone.fingerprint != record.fingerprint:
-                raise DataError(
-                    f"backbone {spec!r} is not the one {self.path} was made with: its fingerprint is "
-                    f"{backbone.fingerprint[:12]}, not {record.fingerprint[:12]}; give the folder of the right one"
-                )
+            backbone = load_backbone(spec, **asdict(record.options), expected=record.fingerprint)
+            layers = {name for name, _ in backbone.module.named_modules()}
+            if len(set(record.layers)) != len(record.layers) or not layers.issuperset(record.layers):
+                raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
             # Names and not the config's pattern: a stranger's pattern may take for ever to match.
             names = "|".join(re.escape(layer) for layer in record.layers)
             options = replace(options, device=device) if device else options
@@ -360,7 +416,7 @@ class Store:
             # A stranger's manifest may hold long names, too long for the file system even.
             why = str(error) if len(str(error)) <= 400 else f"{str(error)[:400]} ..."
             raise DataError(f"{self.path} cannot be used with its backbone: {why}") from error
-        snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r), self.path)
+        snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r, finite=True), self.path)
         return learner
 
     def _commit(self, learner: HAM, command: str, text: str, facts: dict[str, TaskRecord]) -> None:
@@ -369,13 +425,13 @@ class Store:
         unknown = TaskRecord("", (), None, None, now())
         for name in learner.task_names[len(before.tasks) :]:
             facts = {name: replace(unknown, name=name), **facts}
+        self._folder.held.check()
         state = snapshot.take(learner, before, facts, lambda tensors: save_object(self.path, tensors))
         earlier = self._folder.remember(before)
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
         self._folder.write(replace(manifest, state=state, earlier=kept), command, text)
-        unfinished.drop(self.path)
-        self._folder.clean()
+        self._folder.tidy()
 
 
 def _same(task: str | None, asked: str) -> bool:
@@ -391,3 +447,9 @@ def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
                 f"choose from {', '.join(PER_TASK)}"
             )
     return replace(config, **options)
+
+
+def _position_limit(learner: HAM, task: Task) -> int:
+    """The most bytes of the tensors of a position: numbers in training with two moments, and random states."""
+    trained = learner.model.trainable_count() + (learner.backbone.width + 1) * len(task.classes)
+    return 16 * trained + 2**20

@@ -1,6 +1,6 @@
 """The position of an unfinished `learn`, kept in the store until the task is learned."""
 
-import hashlib
+import os
 import platform
 import time
 from collections.abc import Iterator
@@ -8,20 +8,20 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from PIL import Image
-from pydantic import TypeAdapter
+import torch
+from pydantic import FailFast
 from pydantic.dataclasses import dataclass
 
 import hamcl
 from hamcl.errors import DataError
+from hamcl.learner import HAM
 from hamcl.store import files
-from hamcl.store.lock import now
+from hamcl.store.lock import Held, now
 from hamcl.store.manifest import FORMAT, LIMIT, Single, dump, opened, sealed, valid
 from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
-from hamcl.streams.base import Task
-from hamcl.streams.pixels import rgb
+from hamcl.training import arithmetic
 
 UNFINISHED = "unfinished.json"
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft", "accelerate", "numpy", "pillow")
@@ -38,33 +38,6 @@ def versions(*libraries: str) -> dict[str, str]:
     return found
 
 
-def digest(task: Task) -> str:
-    """Sha256 over all that learning a task depends on: names, kind, and the contents of the training samples."""
-    total = hashlib.sha256()
-
-    def add(*parts: bytes) -> None:
-        for part in parts:
-            total.update(len(part).to_bytes(8, "big"))
-            total.update(part)
-
-    add(task.modality.encode(), task.augmentation.encode())
-    add(*(name.encode("utf-8", "surrogatepass") for name in task.classes))
-    for i, label in enumerate(task.train.labels):
-        try:
-            sample = task.train.inputs[i]
-            if isinstance(sample, Image.Image):
-                sample = rgb(sample)
-        except DataError:
-            content = b"unreadable"
-        else:
-            if isinstance(sample, str):
-                content = sample.encode("utf-8", "surrogatepass")
-            else:
-                content = f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
-        add(str(int(label)).encode(), content)
-    return total.hexdigest()
-
-
 @dataclass(frozen=True, config=STRICT)
 class Identity:
     """What an unfinished `learn` must share with one that goes on.
@@ -76,6 +49,8 @@ class Identity:
         config: sha256 of all options.
         device: the kind of device it ran on.
         versions: of the libraries.
+        became: what "auto" came to, and what else the bits depend on, by name, see `became`; None where it is not
+            known (kept by an older hamcl).
     """
 
     task: str
@@ -84,6 +59,7 @@ class Identity:
     config: Sha256
     device: str
     versions: dict[str, str]
+    became: dict[str, str] | None = None
 
     def differences(self, other: "Identity") -> list[str]:
         """What is not the same, in words."""
@@ -95,14 +71,35 @@ class Identity:
             mine, theirs = self.versions.get(name), other.versions.get(name)
             if mine != theirs:
                 changed.append(f"{name} (then {mine}, now {theirs})")
-        return changed
+        then, now = self.became or {}, other.became or {}
+        both = sorted(then.keys() & now.keys())
+        return changed + [f"{name} (then {then[name]}, now {now[name]})" for name in both if then[name] != now[name]]
+
+
+def became(learner: HAM) -> dict[str, str]:
+    """What the options of a learner that depend on the machine or on the backbone came to, and the machine's part in
+    the last bits of a sum.
+    """
+    device = learner.device
+    if device.type == "cpu":
+        processor = torch.backends.cpu.get_cpu_capability()
+    else:
+        processor = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return {
+        "precision": arithmetic(device, learner.config.precision),
+        "head": type(learner.head).__name__,
+        "features": " + ".join(map(str, learner.backbone.blocks)),
+        "threads": str(torch.get_num_threads()),
+        "processor": processor,
+        "matrix products": torch.get_float32_matmul_precision(),
+    }
 
 
 @dataclass(frozen=True, config=STRICT)
 class FitRecord:
     """See `hamcl.training.Fit`."""
 
-    losses: list[float]
+    losses: Annotated[list[float], FailFast()]
     seconds: float
     samples: Count
 
@@ -120,7 +117,7 @@ class Counters:
 class Meta:
     """What is plain in a position, see `hamcl.checkpoint.capture`."""
 
-    rates: list[Single]
+    rates: Annotated[list[Single], FailFast()]
     random: dict[str, Any]
     progress: Counters
 
@@ -141,9 +138,6 @@ class Document:
     meta: Meta
 
 
-_DOCUMENT, _META = TypeAdapter(Document), TypeAdapter(Meta)
-
-
 def read(root: Path) -> Document | None:
     """The unfinished `learn` of a store, if there is one.
 
@@ -155,34 +149,39 @@ def read(root: Path) -> Document | None:
         data = files.read(root, UNFINISHED, limit=LIMIT)
     except files.Missing:
         return None
-    return valid(_DOCUMENT, opened(data, path), path)
+    return valid(Document, opened(data, path), path)
 
 
 def drop(root: Path) -> None:
     """Forget the unfinished `learn`."""
-    if (root / UNFINISHED).exists():
-        files.remove(root / UNFINISHED)
+    if os.path.lexists(root / UNFINISHED):
+        files.remove(root, root / UNFINISHED)
 
 
 class Unfinished:
     """Keeps the position of one `learn` in its store: at the end of every epoch, and every few minutes.
 
+    Args:
+        held: the lock of the store.
+        limit: the most bytes that the tensors of a position may have.
+        restart: drop what there is.
+
     Raises:
         DataError: there is an unfinished `learn` that this one cannot go on with, and `restart` is False.
     """
 
-    def __init__(self, root: Path, identity: Identity, minutes: float, *, restart: bool) -> None:
-        self.root, self.identity, self.minutes = root, identity, minutes
+    def __init__(self, held: Held, identity: Identity, minutes: float, *, limit: int, restart: bool) -> None:
+        self.held, self.root, self.identity, self.minutes, self.limit = held, held.root, identity, minutes, limit
         self.saved = time.monotonic()
         if restart:
-            drop(root)
+            self.drop()
         with self._or_restart():
-            self.found = read(root)
+            self.found = read(self.root)
         if self.found and (changed := self.found.identity.differences(identity)):
             raise DataError(
-                f"{root} holds an unfinished learn of task {self.found.identity.task!r} (saved {self.found.saved}), "
-                f"which cannot go on because this is not the same: {', '.join(changed)}; give the same, or drop "
-                "it with restart=True"
+                f"{self.root} holds an unfinished learn of task {self.found.identity.task!r} (saved "
+                f"{self.found.saved}), which cannot go on because this is not the same: {', '.join(changed)}; give "
+                "the same, or drop it with restart=True"
             )
 
     @contextmanager
@@ -193,10 +192,18 @@ class Unfinished:
             what = str(error).partition(";")[0]
             raise DataError(f"an unfinished learn cannot go on: {what}; drop it with restart=True") from error
 
+    def drop(self) -> None:
+        """Forget the position."""
+        with self.held.alone():
+            drop(self.root)
+
     def load(self) -> dict[str, Any] | None:
         if self.found is None:
             return None
         with self._or_restart():
+            size = self.found.position.size
+            if size > self.limit:
+                raise DataError(f"its position has {size} bytes, where one of this model has at most {self.limit}")
             return {**load_object(self.root, self.found.position), "meta": asdict(self.found.meta)}
 
     def due(self, *, epoch_done: bool) -> bool:
@@ -204,10 +211,11 @@ class Unfinished:
 
     def save(self, position: dict[str, Any]) -> None:
         tensors = {name: value for name, value in position.items() if name != "meta"}
-        before, record = read(self.root), save_object(self.root, tensors)
-        meta = valid(_META, dump(position["meta"]), self.root / UNFINISHED)
-        document = Document(FORMAT, now(), self.identity, record, meta)
-        files.write(self.root, UNFINISHED, sealed(asdict(document)))
-        if before and before.position != record:
-            files.remove(self.root / before.position.name)
+        meta = valid(Meta, dump(position["meta"]), self.root / UNFINISHED)
+        with self.held.alone():
+            before, record = read(self.root), save_object(self.root, tensors)
+            document = Document(FORMAT, now(), self.identity, record, meta)
+            files.write(self.root, UNFINISHED, sealed(asdict(document)))
+            if before and before.position != record:
+                files.remove(self.root, self.root / before.position.name)
         self.saved = time.monotonic()

@@ -5,7 +5,8 @@ from hamcl.learner import HAM
 from hamcl.store import files, unfinished
 from hamcl.store.folder import Folder
 from hamcl.store.manifest import Manifest
-from hamcl.store.objects import load_object
+from hamcl.store.objects import check_object, load_object
+from hamcl.store.snapshot import comparable
 
 
 def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
@@ -24,21 +25,21 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
     lines = [f"manifest: format {manifest.format}, {len(manifest.state.tasks)} tasks, {len(manifest.history)} events"]
     states = {"present": manifest.state}
     for earlier in manifest.earlier:
-        states[f"after {earlier.task!r}" if earlier.task else "at the beginning"] = folder.recall(earlier)
+        state = folder.recall(earlier)
+        comparable(state, manifest.state, root)
+        states[f"after {earlier.task!r}" if earlier.task else "at the beginning"] = state
     checked: set[str] = set()
     for when, state in states.items():
         records = {part: record for part, record in state.files.items() if record.sha256 not in checked}
-        for part, record in records.items():
-            for name, tensor in load_object(root, record).items():
-                if not tensor.isfinite().all():
-                    raise DataError(f"tensor {name!r} of {part} in {root / record.name} holds numbers not finite")
+        for record in records.values():
+            load_object(root, record, finite=True)
             checked.add(record.sha256)
         size = sum(record.size for record in records.values())
         lines.append(f"state {when}: {len(state.files)} files, of which {len(records)} its own, {size} bytes")
     position = unfinished.read(root)
     if position:
         try:
-            load_object(root, position.position)
+            check_object(root, position.position)
         except DataError:
             if unfinished.read(root) == position:  # else it went on in the meantime
                 raise
@@ -46,6 +47,10 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
     if learner.classes:
         learner.head.linear()
     lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
+    if strange := [path for path in (root / files.TEMPORARY).glob("*") if path.is_dir() and not path.is_symlink()]:
+        lines.append(
+            f"{len(strange)} folders in {root / files.TEMPORARY} that hamcl did not make, which it leaves there"
+        )
     if left := folder.leftovers(position):
         lines.append(f"{len(left)} leftover files, which the next command cleans")
     return lines

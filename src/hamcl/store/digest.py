@@ -1,0 +1,49 @@
+"""Checksums of data, by which a task is known again."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import get_args
+
+from PIL import Image
+
+from hamcl.errors import DataError
+from hamcl.streams.base import Augmentation, Modality, Samples, Task
+from hamcl.streams.pixels import rgb
+
+
+def digest(task: Task) -> str:
+    """Sha256 over all that learning a task depends on: names, kind, and the contents of the training samples."""
+    return _digests(task.classes, task.train, task.modality, [task.augmentation])[0]
+
+
+def digests(classes: Sequence[str], samples: Samples, modality: Modality) -> list[str]:
+    """What `digest` says of a task with these training samples, under every augmentation it may have."""
+    return _digests(classes, samples, modality, get_args(Augmentation))
+
+
+def _digests(classes: Sequence[str], samples: Samples, modality: str, augmentations: Sequence[str]) -> list[str]:
+    totals = [hashlib.sha256() for _ in augmentations]
+
+    def add(total: "hashlib._Hash", *parts: bytes) -> None:
+        for part in parts:
+            total.update(len(part).to_bytes(8, "big"))
+            total.update(part)
+
+    names = [name.encode("utf-8", "surrogatepass") for name in classes]
+    for total, augmentation in zip(totals, augmentations, strict=True):
+        add(total, modality.encode(), augmentation.encode(), *names)
+    for i, label in enumerate(samples.labels):
+        try:
+            sample = samples.inputs[i]
+            if isinstance(sample, Image.Image):
+                sample = rgb(sample)
+        except DataError:
+            content = b"unreadable"
+        else:
+            if isinstance(sample, str):
+                content = sample.encode("utf-8", "surrogatepass")
+            else:
+                content = f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
+        for total in totals:
+            add(total, str(int(label)).encode(), content)
+    return [total.hexdigest() for total in totals]
