@@ -8,6 +8,7 @@ from hamcl.errors import UsageError
 from hamcl.export.card import write_card
 from hamcl.export.folder import export_folder
 from hamcl.export.learned import Card, Kind, Learned
+from hamcl.export.remote import write_remote
 from hamcl.export.usage import Form
 from hamcl.ham import final
 from hamcl.nn.export import export_classes, export_head, export_peft, save_inputs, save_merged
@@ -63,6 +64,8 @@ def _peft(learned: Learned, folder: Path) -> Stock | None:
 def _merged(learned: Learned, folder: Path) -> Stock | None:
     stock = _stock(learned)
     save_merged(folder, learned.merged, classes=learned.classes, stock=stock, augmentation=learned.augmentation)
+    if stock is None and library(learned.merged.module) == "transformers":
+        write_remote(folder, learned)
     return _head(learned, folder, stock)
 
 

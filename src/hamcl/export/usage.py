@@ -98,7 +98,8 @@ def usage(learned: Learned, form: Form, folder: Path) -> str:
 def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
     if library(learned.merged.module) == "timm":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        options = "".join(f", {name}={value!r}" for name, value in config["model_args"].items())
+        given = {"num_classes": config["num_classes"], **config.get("model_args", {})}
+        options = "".join(f", {name}={value!r}" for name, value in given.items())
         architecture = repr(config["architecture"])
         script.add(
             f'model = timm.create_model({architecture}, checkpoint_path="model.safetensors"{options}).eval()',
@@ -263,9 +264,9 @@ def _scores(script: Script, learned: Learned, form: Form) -> None:
     if library(learned.merged.module) == "timm":
         _timm(script, learned.merged, form)
     else:
-        _transformers(script, learned.merged, form)
+        transformers_lines(script, learned.merged, form)
     if form.stock is None:
-        _head(script, learned)
+        head_lines(script, learned, "return ({}).numpy()")
 
 
 def _timm(script: Script, backbone: Backbone, form: Form) -> None:
@@ -299,7 +300,8 @@ def _blocks(script: Script, inner: Sequence[str], last: str) -> None:
     script.add("    features = torch.cat([torch.nn.functional.normalize(x, dim=1) for x in blocks], 1)")
 
 
-def _transformers(script: Script, backbone: Backbone, form: Form) -> None:
+def transformers_lines(script: Script, backbone: Backbone, form: Form) -> None:
+    """From `model` and `batch` to `features`, or to the scores where the model gives them itself."""
     from hamcl.nn._transformers import HiddenDepths, ImageFeatures, last_token, mean_tokens, options_of
 
     depths = backbone.features if isinstance(backbone.features, HiddenDepths) else None
@@ -348,9 +350,10 @@ def _unknown(backbone: Backbone) -> UsageError:
     )
 
 
-def _head(script: Script, learned: Learned) -> None:
+def head_lines(script: Script, learned: Learned, result: str) -> None:
+    """From `features` and `head` to the scores, which go where `result` has its braces."""
     if learned.normalize:
         script.add("    features = torch.nn.functional.normalize(features, dim=1)")
     projected = "features" if learned.head.projection is None else 'torch.relu(features @ head["projection"])'
     direct = "" if learned.head.direct is None else ' + features @ head["direct"].T'
-    script.add(f'    return ({projected} @ head["weight"].T + head["bias"]{direct}).numpy()')
+    script.add(f"    {result}".format(f'{projected} @ head["weight"].T + head["bias"]{direct}'))

@@ -18,7 +18,7 @@ from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
 from hamcl.nn.layers import HamLayer
 from hamcl.nn.preprocess import PREPARATION, ImagePreprocess, TextPreprocess
-from hamcl.nn.stock import Stock, label, library, samples
+from hamcl.nn.stock import Stock, library, samples, unlabel
 from hamcl.streams.base import Augmentation
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
@@ -103,7 +103,7 @@ def save_merged(
     both with `preprocessing.json`; anything else as `model.safetensors` with a `config.json` that describes it.
 
     Args:
-        classes: names for the model's configuration.
+        classes: names of the rows of the classifier in `stock`.
         stock: the library's classification model, to write it instead.
         augmentation: the kind of images learned, see `save_inputs`.
 
@@ -126,8 +126,8 @@ def save_merged(
                     f"{type(module).__name__} is a part of a larger model that transformers cannot load alone: export "
                     "it as peft or onnx"
                 )
-            if classes:
-                label(module.config, classes)
+            if stock is None:
+                unlabel(module.config)
             with quiet():
                 module.save_pretrained(out)
             save_inputs(out, backbone, augmentation)
@@ -138,6 +138,7 @@ def save_merged(
             settings = _timm_settings(preprocess)
             save_for_hf(module, str(out), model_config=names, safe_serialization=True, data_config=settings)
             save_inputs(out, backbone, augmentation)
+            _drop_arguments(out / "config.json")
         case _:
             out.mkdir(parents=True, exist_ok=True)
             _save(out / "model.safetensors", module.state_dict(), {})
@@ -244,6 +245,16 @@ def _timm_settings(preprocess: object) -> dict[str, Any]:
         "interpolation": "prepare() in README.md",
         "crop_pct": preprocess.crop_pct,
     }
+
+
+def _drop_arguments(path: Path) -> None:
+    """Take arguments that stand elsewhere too out of timm's configuration: transformers, which loads timm's folders,
+    would give them twice.
+    """
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("num_classes", "in_chans"):
+        config.get("model_args", {}).pop(name, None)
+    _write(path, config)
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -14,6 +14,10 @@ from hamcl.nn.preprocess import TextPreprocess
 
 TOLERANCE = 1e-4
 """Largest difference from the head's scores, relative to the largest score, at which a model is taken for equal."""
+NO_CLASSIFIER = (
+    "this folder holds no classifier of transformers; run the code in its README.md, or load it with "
+    "trust_remote_code=True"
+)
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,22 @@ def stock_classifier(backbone: Backbone, head: Linear, classes: Sequence[str], *
 
 
 def label(config: Any, classes: Sequence[str]) -> None:
-    """Give the configuration of a transformers model the class names."""
+    """Give the configuration of a transformers model the class names, and nothing of another classifier."""
     config.id2label = dict(enumerate(classes))
     config.label2id = {name: i for i, name in enumerate(classes)}
+    config.problem_type = "single_label_classification"
+    config.__dict__.pop("auto_map", None)  # code that stays where the base model is
+
+
+def unlabel(config: Any) -> None:
+    """Take what is said of any classifier out of the configuration of a transformers model that has none.
+
+    A class that makes a fresh classifier for it then has no classes to name, and a pipeline, left to apply what the
+    configuration says, ends with the sentence that stands there.
+    """
+    config.id2label, config.label2id, config.problem_type = {}, {}, None
+    config.function_to_apply = NO_CLASSIFIER
+    config.__dict__.pop("auto_map", None)
 
 
 def _timm(backbone: Backbone, count: int) -> Stock | None:
@@ -85,10 +102,22 @@ def _timm(backbone: Backbone, count: int) -> Stock | None:
     return Stock(module, name)
 
 
-def _transformers(backbone: Backbone, classes: Sequence[str]) -> Stock | None:
+def auto_class(backbone: Backbone) -> Any:
+    """The class of transformers that makes classification models of a backbone's kind."""
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
-    auto: Any = AutoModelForSequenceClassification if backbone.modality == "text" else AutoModelForImageClassification
+    return AutoModelForSequenceClassification if backbone.modality == "text" else AutoModelForImageClassification
+
+
+def classification_class(backbone: Backbone) -> str:
+    """The name of that of a transformers backbone, which pipelines know; of our own where the library has none."""
+    config: Any = backbone.module.config
+    known = auto_class(backbone)._model_mapping.get(type(config), None)
+    return known.__name__ if isinstance(known, type) else "MergedClassifier"
+
+
+def _transformers(backbone: Backbone, classes: Sequence[str]) -> Stock | None:
+    auto = auto_class(backbone)
     own: Any = backbone.module
     config = copy.deepcopy(own.config)
     label(config, classes)
