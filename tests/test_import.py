@@ -87,6 +87,27 @@ def test_the_update_is_that_of_peft(toy, tmp_path, kind):
     close(model.model.folded(foreign.layers)(batch), expected)
 
 
+@pytest.mark.parametrize("kind", ["plain", "rslora", "patterns"])
+def test_one_adapter_comes_back_as_it_was_and_its_export_too(toy, tmp_path, kind):
+    """Through a group, an export and another import, with ranks and alphas by layer."""
+    bare, task = toy.vit(), toy.task("theirs", ["a", "b"])
+    theirs = lora(bare.module, tmp_path / "theirs", **KINDS[kind])
+    batch = bare.preprocess.example(2)
+    with torch.no_grad():
+        expected = theirs(batch["pixel_values"])
+    for source, out in (("theirs", "first"), ("first", "second")):
+        model = HAM(toy.vit(), config())
+        report = model.import_adapter(tmp_path / source, task)
+        assert report.merge_error < 1e-6
+        close(model.merged()(batch), expected)
+        model.export(tmp_path / out, "peft")
+        import peft
+
+        loaded = peft.PeftModel.from_pretrained(toy.vit().module, tmp_path / out).eval()
+        with torch.no_grad():
+            close(loaded(batch["pixel_values"]), expected)
+
+
 @pytest.mark.parametrize("merge", ["concat", "svd", "mean", "ties", "dare", "magnitude"])
 @pytest.mark.parametrize("similarity", ["weight", "factor", "cka"])
 def test_an_imported_adapter_is_grouped_and_merged(toy, tmp_path, merge, similarity):
@@ -194,6 +215,7 @@ REFUSED = {
     "whole layers": (dict(modules_to_save=["norm"], target_modules=["qkv"]), "holds 'norm.bias' trained as a whole"),
     "whole adapted layers": (dict(modules_to_save=["fc2"], target_modules=["qkv"]), "trained as a whole"),
     "lora bias": (dict(lora_bias=True), "lora_bias=True"),
+    "kasa": (dict(kasa_config={}), "has kasa_config="),
     "other layers": (dict(target_modules=["proj"]), r"adapts layer 'blocks.0.attn.proj', which is not adapted here"),
 }
 

@@ -207,7 +207,7 @@ class HAM(Classifier):
 
     def export(
         self, path: str | Path, kind: Kind = "merged", *, card: Card | None = None, overwrite: bool = False
-    ) -> None:
+    ) -> str:
         """Write the learner in the format of another library, see `hamcl.export`.
 
         Args:
@@ -215,6 +215,9 @@ class HAM(Classifier):
             kind: "peft", "merged", "onnx" or "adapters".
             card: what the model card says besides what the learner knows of itself.
             overwrite: replace an earlier export.
+
+        Returns:
+            How it is used, in one line.
 
         Raises:
             UsageError: nothing was learned yet, the scores need more than one head on the merged model, or what
@@ -245,7 +248,7 @@ class HAM(Classifier):
             augmentation=self.augmentation,
             config=self.config.to_dict(),
         )
-        export(learned, path, kind, card=card, overwrite=overwrite)
+        return export(learned, path, kind, card=card, overwrite=overwrite)
 
     def _require_finite(self, merged: Backbone) -> None:
         """Raise DataError where what is to be exported holds numbers that are not finite."""

@@ -39,11 +39,9 @@ def exported(model: HAM, folder: Path, name: str, kinds: Sequence[Any]) -> dict[
     if inputs[0].endswith(".png"):
         inputs = image_files([folder / file for file in inputs])
     scores = model.logits(Samples(inputs, [0] * len(inputs))).numpy()
-    base, outs = Path(model.backbone.spec), [folder / f"{name}-{kind}" for kind in kinds]
+    outs = [folder / f"{name}-{kind}" for kind in kinds]
     for kind, out in zip(kinds, outs, strict=True):
         model.export(out, kind)
-        if base.is_dir():
-            (out / base.name).symlink_to(base)
     return dict.fromkeys(outs, scores)
 
 

@@ -172,6 +172,19 @@ def test_merging_one_adapter_is_the_identity(make, rule, seed, rank, target):
     assert merged.prune_error == 0 and merged.merge_error < 1e-9
 
 
+@pytest.mark.parametrize("rule", SUMS)
+def test_an_adapter_less_itself_is_nothing(make, rule):
+    part = make(1, 3)
+    merged = merge_layers([part, part], rule=rule, weights=[1.0, -1.0], rank=8)
+    assert all(f.delta().abs().max() < 1e-5 for f in merged.layers.values())
+
+
+@pytest.mark.parametrize("rule", AVERAGES)
+def test_an_average_takes_no_weights_that_are_not_positive(make, rule):
+    with pytest.raises(ValueError, match=rf"merge rule '{rule}' needs positive weights, got \[1.0, -1.0\]"):
+        merge_layers([make(1, 3)] * 2, rule=rule, weights=[1.0, -1.0])
+
+
 @few
 @given(seeds, st.permutations(range(3)), densities)
 @pytest.mark.parametrize("rule", sorted(set(RULES) - {"dare"}))  # dare draws a mask per position

@@ -72,11 +72,13 @@ def export(
         for last in [e for e in state.evaluations[-1:] if e.learned == len(state.tasks) and not e.trained_on]:
             accuracy = {name: score.accuracy for name, score in last.tasks.items()}
             card = replace(card, metrics={"accuracy": last.overall.accuracy}, accuracy=accuracy)
-        model.export(out, kind, card=card, overwrite=overwrite)
+        use = model.export(out, kind, card=card, overwrite=overwrite)
         if json:
             files = sorted(file for file in out.rglob("*") if file.is_file())
-            return say_json({"folder": out, "files": {f"{f.relative_to(out)}": f.stat().st_size for f in files}})
-        say(f"wrote {kind} to {out}; README.md there says how to use it")
+            return say_json(
+                {"folder": out, "use": use, "files": {f"{f.relative_to(out)}": f.stat().st_size for f in files}}
+            )
+        say(f"wrote {kind} to {out}: {use}")
 
 
 def import_(

@@ -9,7 +9,7 @@ from hamcl.export.card import write_card
 from hamcl.export.folder import export_folder
 from hamcl.export.learned import Card, Kind, Learned
 from hamcl.export.remote import write_remote
-from hamcl.export.usage import Form
+from hamcl.export.usage import Form, manner
 from hamcl.ham import final
 from hamcl.nn.export import export_classes, export_head, export_peft, save_inputs, save_merged
 from hamcl.nn.stock import Stock, library, stock_classifier
@@ -17,7 +17,7 @@ from hamcl.nn.stock import Stock, library, stock_classifier
 
 def export(
     learned: Learned, path: str | Path, kind: Kind, *, card: Card | None = None, overwrite: bool = False
-) -> None:
+) -> str:
     """Write a learned model into a new folder, whole or not at all.
 
     | kind | files besides `classes.json` and `README.md` |
@@ -36,6 +36,9 @@ def export(
         card: what the model card says besides what the model knows of itself.
         overwrite: replace an earlier export.
 
+    Returns:
+        How it is used, in one line: what loads it whole, or that its scores need the code in the card.
+
     Raises:
         UsageError: the folder is not empty, or the backbone cannot be written as this kind.
     """
@@ -48,7 +51,9 @@ def export(
     with export_folder(Path(path).expanduser(), overwrite=overwrite) as folder:
         export_classes(folder, learned.classes)
         stock = WRITERS[kind](learned, folder)
-        write_card(folder, learned, Form(kind, stock), card or Card())
+        form = Form(kind, stock)
+        write_card(folder, learned, form, card or Card())
+        return manner(learned, form, folder)
 
 
 def _peft(learned: Learned, folder: Path) -> Stock | None:

@@ -9,7 +9,7 @@ import yaml
 
 import hamcl
 from hamcl.export.learned import Card, Learned
-from hamcl.export.usage import Form, usage
+from hamcl.export.usage import Form, manner, usage
 from hamcl.nn.stock import library
 
 METHOD = "[HAM](https://arxiv.org/abs/2509.13211) (hierarchical adapter merging)"
@@ -19,6 +19,11 @@ FILES = {
     "onnx": "one ONNX graph from prepared inputs to scores",
     "adapters": "one LoRA adapter for each group of tasks, which are used together",
 }
+PRECISION = (
+    "Scores are computed in float32. hamcl itself computes in bfloat16 where its option `precision` says so (`auto`:"
+    " where the processor is fast at it), which can decide near ties otherwise; `ham eval STORE DATA --precision both`"
+    " counts them."
+)
 PREPARE = (
     "Images go through `prepare` below, as they did in learning (`preprocessing.json` says it in words). No image"
     " processor of transformers and no transform of timm does the same"
@@ -53,7 +58,7 @@ def write_card(folder: Path, learned: Learned, form: Form, card: Card) -> None:
             "",
             "## Use",
             "",
-            "Run in this folder; hamcl is not needed.",
+            f"In this folder, without hamcl: {manner(learned, form, folder)}. {PRECISION}",
             "",
             *([f"{PREPARE}{NOTHING_ELSE if form.kind == 'merged' else ''}.", ""] if images else []),
             "```python",

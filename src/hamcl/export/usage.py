@@ -95,6 +95,25 @@ def usage(learned: Learned, form: Form, folder: Path) -> str:
     return script.text()
 
 
+def manner(learned: Learned, form: Form, folder: Path) -> str:
+    """How an export is used, in one line: what loads it whole, or that its scores need the code in the card."""
+    lines = sum(1 for line in usage(learned, form, folder).splitlines() if line.strip())
+    code = f"the {lines} lines in README.md"
+    if form.kind == "onnx":
+        return f"the graph holds the classifier; {code} run it"
+    if form.kind != "merged":
+        return f"it needs {code}, and the base model"
+    own, images = library(learned.merged.module), learned.merged.modality == "image"
+    options = "" if form.stock else ", trust_remote_code=True"
+    if own == "timm":
+        return f"timm.create_model loads its classifier, {code} prepare images" if form.stock else f"it needs {code}"
+    if images:
+        opened = f"AutoModelForImageClassification loads its classifier{options and ' with trust_remote_code=True'}"
+        return f"{opened}, {code} prepare images"
+    limit = "; texts are cut by truncation=True"
+    return f'it loads with pipeline("text-classification", FOLDER{options}){limit}, or with {code}'
+
+
 def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
     if library(learned.merged.module) == "timm":
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -152,7 +171,7 @@ base.reset_classifier({count})
         elif kind == "timm":
             script.add(f"base = timm.create_model({name!r}, pretrained=True, {options})", "import timm")
         else:
-            source = f'"local-dir:{Path(backbone.spec).name}"'
+            source = repr(f"local-dir:{backbone.location}")
             script.add(f"base = timm.create_model({source}, pretrained=True, {options})  # its folder", "import timm")
         return
     auto = _auto(backbone, form)
@@ -164,8 +183,10 @@ base.reset_classifier({count})
         )
         source = "folder"
     elif kind != "hf":
-        source, note = repr(Path(backbone.spec).name), "  # its folder"
-    options = f", num_labels={count}, ignore_mismatched_sizes=True" if form.stock else ""
+        source, note = repr(backbone.location), "  # its folder"
+    options = ", id2label=names, label2id=columns, ignore_mismatched_sizes=True" if form.stock else ""
+    if form.stock:
+        script.add("names, columns = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}")
     script.add(f"base = {auto}.from_pretrained({source}{options}){note}", f"from transformers import {auto}")
     if form.stock is None and (inner := _part(backbone)):
         script.add(f"base = {inner}")

@@ -18,7 +18,7 @@ from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
 from hamcl.nn.layers import HamLayer
 from hamcl.nn.preprocess import PREPARATION, ImagePreprocess, TextPreprocess
-from hamcl.nn.stock import Stock, library, samples, unlabel
+from hamcl.nn.stock import Stock, is_whole, known_name, library, samples, unlabel
 from hamcl.streams.base import Augmentation
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
@@ -66,18 +66,20 @@ def export_peft(
         classifier = module.get_submodule(stock.classifier).state_dict()
         tensors |= {f"{stock.classifier}.{key}": value for key, value in classifier.items()}
 
+    whole = is_whole(module)
     usual = max(ranks.values(), key=list(ranks.values()).count)
     unusual = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != usual}
-    hub, _, model_id = backbone.spec.partition("/")
     config = LoraConfig(
         r=usual,
         lora_alpha=usual,
         rank_pattern=dict(unusual),
         alpha_pattern=dict(unusual),
-        target_modules=_targets(module, list(ranks)),
+        target_modules=_targets(module, list(ranks), whole=whole),
         modules_to_save=[stock.classifier] if stock else None,
-        base_model_name_or_path={"hf": model_id, "timm": backbone.spec}.get(hub),
-        auto_mapping={"base_model_class": type(module).__name__, "parent_library": type(module).__module__},
+        base_model_name_or_path=known_name(backbone),
+        auto_mapping={"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
+        if whole
+        else None,
         inference_mode=True,
     )
     Path(path).mkdir(parents=True, exist_ok=True)
@@ -168,6 +170,8 @@ def save_inputs(path: str | Path, backbone: Backbone, augmentation: Augmentation
         tokenizer = copy.deepcopy(preprocess.tokenizer)
         if tokenizer.pad_token is None:  # any will do, the mask hides it
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
+        # Stock code that says truncation=True then cuts as was learned, and finds the last token where it was.
+        tokenizer.model_max_length, tokenizer.padding_side = preprocess.max_length, "right"
         tokenizer.save_pretrained(path)
 
 
@@ -222,10 +226,12 @@ def _weight(module: nn.Module, name: str) -> Tensor:
     return base.weight
 
 
-def _targets(module: nn.Module, names: list[str]) -> list[str] | str:
-    """The names as a list, which every library reads, unless PEFT would take one for the ending of another layer."""
+def _targets(module: nn.Module, names: list[str], *, whole: bool) -> list[str] | str:
+    """The names as a list, which every library reads, unless PEFT would take one for the ending of another layer, or
+    the model is a part of what others may load: a pattern of whole names fits nothing else.
+    """
     endings = tuple("." + name for name in names)
-    if any(name.endswith(endings) and name not in names for name, _ in module.named_modules()):
+    if not whole or any(name.endswith(endings) and name not in names for name, _ in module.named_modules()):
         return "|".join(re.escape(name) for name in names)
     return names
 

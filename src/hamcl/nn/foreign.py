@@ -17,7 +17,7 @@ from hamcl.ham.adapter import Factors
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
 from hamcl.nn.layers import HamLayer
-from hamcl.nn.stock import stock_classifier
+from hamcl.nn.stock import NAMES, stock_classifier
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
@@ -38,8 +38,6 @@ PATTERNS, WILD = 2000, 20
 """The most patterns of layer names, and the most of them that repeat something: each is compared with each layer."""
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initialisations that change the base weights, so that the factors alone are not the update."""
-NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
-"""Names under which others know a backbone that has a short one here."""
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hamcl.nn.backbones import Backbone
+from hamcl.nn.backbones import Backbone, is_folder
 from hamcl.nn.heads import Linear
 from hamcl.nn.preprocess import TextPreprocess
 
 TOLERANCE = 1e-4
 """Largest difference from the head's scores, relative to the largest score, at which a model is taken for equal."""
+NAMES = {"minilm": "sentence-transformers/all-MiniLM-L6-v2"}
+"""Names under which others know a backbone that has a short one here."""
 NO_CLASSIFIER = (
     "this folder holds no classifier of transformers; run the code in its README.md, or load it with "
     "trust_remote_code=True"
@@ -102,6 +104,23 @@ def _timm(backbone: Backbone, count: int) -> Stock | None:
     return Stock(module, name)
 
 
+def known_name(backbone: Backbone) -> str | None:
+    """The name or the folder by which other libraries find the weights of a backbone; None where they do not."""
+    hub, _, name = backbone.spec.partition("/")
+    if hub in ("hf", "timm"):
+        return name if hub == "hf" else backbone.spec
+    return NAMES.get(backbone.spec) or (backbone.location if is_folder(backbone.location) else None)
+
+
+def is_whole(module: nn.Module) -> bool:
+    """Whether a class of transformers loads this model by itself: no part of a larger one, none of another library."""
+    if library(module) != "transformers":
+        return False
+    from hamcl.nn._transformers import part
+
+    return hasattr(module, module.base_model_prefix) or not part(module)  # type: ignore[arg-type]
+
+
 def auto_class(backbone: Backbone) -> Any:
     """The class of transformers that makes classification models of a backbone's kind."""
     from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
@@ -112,8 +131,14 @@ def auto_class(backbone: Backbone) -> Any:
 def classification_class(backbone: Backbone) -> str:
     """The name of that of a transformers backbone, which pipelines know; of our own where the library has none."""
     config: Any = backbone.module.config
-    known = auto_class(backbone)._model_mapping.get(type(config), None)
-    return known.__name__ if isinstance(known, type) else "MergedClassifier"
+    known = _known(auto_class(backbone), config)
+    return known.__name__ if known else "MergedClassifier"
+
+
+def _known(auto: Any, config: Any) -> type | None:
+    """The library's own class for a configuration, none that somebody registered in this process."""
+    known = auto._model_mapping.get(type(config), None)
+    return known if isinstance(known, type) and known.__module__.startswith("transformers.") else None
 
 
 def _transformers(backbone: Backbone, classes: Sequence[str]) -> Stock | None:
@@ -124,7 +149,7 @@ def _transformers(backbone: Backbone, classes: Sequence[str]) -> Stock | None:
     preprocess = backbone.preprocess
     if isinstance(preprocess, TextPreprocess) and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = preprocess.tokenizer.pad_token_id
-    if type(config) not in auto._model_mapping:
+    if _known(auto, config) is None:
         return None
     module = auto.from_config(config)
     prefix = module.base_model_prefix
