@@ -14,6 +14,7 @@ from hamcl.errors import DataError, UsageError
 from hamcl.export import Card
 from hamcl.export import onnx as onnx_room
 from hamcl.export.folder import export_folder
+from hamcl.nn._transformers import _prepared
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.preprocess import ImagePreprocess
 from hamcl.streams.base import Samples
@@ -151,12 +152,16 @@ def test_no_stock_settings_are_left_that_see_other_pixels(work, toy, tmp_path):
     again = load_backbone(str(tmp_path / "merged"))
     assert again.preprocess == model.backbone.preprocess and again.preprocess.mean == (0.4, 0.5, 0.6)
     assert load_backbone(str(tmp_path / "merged"), image_size=48).preprocess.size == 48
+    assert _prepared("hf/somebody/merged", str(tmp_path / "merged"), 32) == again.preprocess  # as from the hub
 
     work.learned(toy.vit(), [task], head="lda").export(tmp_path / "timm", "merged")
     module = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True)
     with pytest.raises(KeyError, match=r"prepare\(\) in README\.md"):
         create_transform(**resolve_model_data_config(module))
     assert load_backbone(str(tmp_path / "timm")).preprocess == toy.vit().preprocess
+    (tmp_path / "timm" / "preprocessing.json").unlink()
+    with pytest.raises(UsageError, match=r"says of the images it reads 'prepare\(\) in README.md': give a local copy"):
+        load_backbone(str(tmp_path / "timm"))
 
 
 @pytest.mark.parametrize(

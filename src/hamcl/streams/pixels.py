@@ -67,7 +67,9 @@ def decode_image(data: bytes, where: str) -> Image.Image:
         raise DataError(f"{where} is empty; replace the image or remove it")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = rgb(image, where).convert("RGB")
+            pixels = rgb(image, where)
+            if pixels is image:  # a copy does not hold on to the file
+                pixels = image.copy()
     except DataError:
         raise
     except Image.DecompressionBombError as error:  # twice the bound and more
@@ -106,7 +108,7 @@ def rgb(image: Image.Image, where: str = "the image") -> Image.Image:
         if image.mode[0] in "IF":
             image = _eight_bits(image, where)
         if image.has_transparency_data:
-            layer = image.convert("RGBA")
+            layer = image if image.mode == "RGBA" else image.convert("RGBA")
             image = Image.new("RGB", image.size, "white")
             image.paste(layer, mask=layer)
         if image.mode != "RGB":
@@ -135,18 +137,25 @@ def _cut_to_eight_bits(image: Image.Image) -> bool:
 
 
 def _eight_bits(image: Image.Image, where: str) -> Image.Image:
-    values = np.asarray(image)
-    low, high = values.min(), values.max()
+    """A grey image of more than 8 bits as one of 8, in strips, because its numbers take many times its own memory."""
+    rows = max(1, 2**20 // image.width)
+    strips = [(0, y, image.width, min(y + rows, image.height)) for y in range(0, image.height, rows)]
+    ends = [(values.min(), values.max()) for values in (np.asarray(image.crop(strip)) for strip in strips)]
+    low, high = np.min(ends), np.max(ends)
     if not (low >= 0 and high <= RANGES[-1]):  # not a number: neither
         raise DataError(
             f"{where} holds values from {low:.6g} to {high:.6g}, of which it does not say what is black and white; "
             "save it with values in 0..255, 0..65535 or, as floats, 0..1"
         )
     top = next(top for top in (1, *RANGES) if high <= top and (top > 1 or image.mode == "F"))
-    grey = Image.fromarray(np.rint(values * np.float32(255 / top)).astype(np.uint8))
     hidden = image.info.get("transparency")
-    if isinstance(hidden, int):
-        grey.putalpha(Image.fromarray(np.where(values == hidden, np.uint8(0), np.uint8(255))))
+    grey = Image.new("LA" if isinstance(hidden, int) else "L", image.size)
+    for strip in strips:
+        values = np.asarray(image.crop(strip))
+        part = Image.fromarray(np.rint(values * np.float32(255 / top)).astype(np.uint8))
+        if isinstance(hidden, int):
+            part.putalpha(Image.fromarray(np.where(values == hidden, np.uint8(0), np.uint8(255))))
+        grey.paste(part, strip)
     return grey
 
 
