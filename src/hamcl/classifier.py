@@ -117,14 +117,14 @@ class Classifier(Method):
         start = time.perf_counter()
         # The check, the features before, each epoch and each view read all images again.
         task = replace(task, train=replace(task.train, inputs=Kept(task.train.inputs)))
-        samples, skipped = self._usable(task, may_be_empty=may_be_empty)
+        samples, skipped, notes = self._usable(task, may_be_empty=may_be_empty)
         before = self.state_dict()
         try:
             report = self._changed(task, samples, change)
         except BaseException:
             self.load_state_dict(before)
             raise
-        report.skipped = skipped
+        report.skipped, report.notes = skipped, notes
         report.seconds = time.perf_counter() - start
         return report
 
@@ -151,7 +151,7 @@ class Classifier(Method):
         return report
 
     def _report(self, task: Task) -> TaskReport:
-        return TaskReport(task.name, list(task.classes), notes=list(task.notes))
+        return TaskReport(task.name, list(task.classes))
 
     def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor:
         """The features that distillation stays near: without the adapter in training, shape (n, width).

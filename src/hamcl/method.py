@@ -31,7 +31,7 @@ class TaskReport:
         losses: mean training loss of each epoch.
         samples_per_second: throughput of the training loop.
         skipped: one message per sample left out as unreadable.
-        notes: those of the task, see `Task`.
+        notes: those of the task, see `Task`, and what was guessed of its images.
         phases: seconds of each phase of `learn`.
     """
 
@@ -158,8 +158,8 @@ class Method(ABC):
         truth = torch.tensor([self.classes.index(names[y]) for y in task.test.labels])
         return (finite(self.logits(task.test)).argmax(1) == truth).double().mean().item()
 
-    def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str]]:
-        """The training samples that can be read, and one message per sample left out."""
+    def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str], list[str]]:
+        """The training samples that can be read, one message per sample left out, and the task's notes and more."""
         if task.modality != self.backbone.modality:
             raise DataError(
                 f"task {task.name!r} holds {task.modality} samples, but backbone {self.backbone.spec!r} "
@@ -177,7 +177,8 @@ class Method(ABC):
                     f"class {name!r} of task {task.name!r} differs only by case from {known[key(name)]!r}, "
                     "which was learned before; rename one of them"
                 )
-        return check(task.train, self.config.on_bad_sample, task.classes)
+        notes = list(task.notes)
+        return *check(task.train, self.config.on_bad_sample, task.classes, notes), notes
 
     def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after this task, and the task's columns in it."""

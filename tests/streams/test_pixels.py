@@ -213,6 +213,23 @@ def test_one_list_of_suffixes(tmp_path):
     assert [path.suffix for path in images(tmp_path)] == [".jfif", ".jpe", ".JP2", ".png"]
 
 
+def test_a_guessed_range_is_said():
+    tops = [65535, 4095, 4095, 255]
+    files = [encoded(Image.fromarray((RAMP * top).astype(np.uint16))) for top in tops]
+    numbers = encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF")
+    given = [decode_image(data, "x") for data in (*files[:2], numbers, encoded(Image.new("L", (8, 8))))]
+    given += [Image.open(io.BytesIO(data)) for data in files[2:]]
+    notes: list[str] = ["kept"]
+    check(Samples(given, [0] * 6), notes=notes)
+    said = "of 6 training images could hold larger numbers than they do and were scaled from"
+    assert notes == [
+        "kept",
+        f"1 {said} 0..1",
+        f"1 {said} 0..255",
+        f"2 {said} 0..4095",
+    ]
+
+
 def test_images_given_by_hand_are_checked_before_training():
     bad = Image.open(io.BytesIO(encoded(Image.new("RGB", (60, 60), "red"), "TIFF")[:-2000]))
     samples = Samples([Image.new("RGB", (8, 8)), bad, Image.new("RGBA", (8, 8))], [0, 0, 0])

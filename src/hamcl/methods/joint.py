@@ -17,11 +17,11 @@ class Joint(SeqLoRA):
         self.waiting: list[Task] = []
 
     def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
-        samples, skipped = self._usable(task)
+        samples, skipped, notes = self._usable(task)
         self.waiting.append(
             Task(task.name, task.classes, samples, modality=task.modality, augmentation=task.augmentation)
         )
-        return TaskReport(task.name, list(task.classes), skipped=skipped, notes=list(task.notes))
+        return TaskReport(task.name, list(task.classes), skipped=skipped, notes=notes)
 
     def finish(self, progress: Progress | None = None) -> None:
         if not self.waiting:

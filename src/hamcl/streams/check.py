@@ -1,5 +1,6 @@
 """Read every sample once before training, so that a bad one is found now and not in the middle of a task."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -8,7 +9,7 @@ from PIL import Image
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Samples
 from hamcl.streams.lazy import check_text
-from hamcl.streams.pixels import rgb
+from hamcl.streams.pixels import GUESSED, rgb
 from hamcl.streams.source import did_you_mean, listed
 
 OnBadSample = Literal["error", "skip"]
@@ -21,13 +22,17 @@ def check_choice(on_bad_sample: str) -> None:
 
 
 def check(
-    samples: Samples, on_bad_sample: OnBadSample = "error", classes: Sequence[str] = ()
+    samples: Samples,
+    on_bad_sample: OnBadSample = "error",
+    classes: Sequence[str] = (),
+    notes: list[str] | None = None,
 ) -> tuple[Samples, list[str]]:
     """Return the usable samples and one message for each that was skipped.
 
     Args:
         on_bad_sample: "error" raises at the first bad sample, "skip" leaves bad samples out.
         classes: class names, for the message.
+        notes: is given one sentence more for each range that images were scaled from as a guess.
 
     Raises:
         DataError: a sample is bad ("error"), or a class has none left ("skip").
@@ -35,11 +40,12 @@ def check(
     """
     check_choice(on_bad_sample)
     good, messages = [], []
+    guessed: Counter[str] = Counter()
     for i in range(len(samples)):
         try:
             sample = samples.inputs[i]
             if isinstance(sample, Image.Image):  # given as it was opened, or decoded already
-                rgb(sample, f"training image {i}")
+                guessed.update(filter(None, [rgb(sample, f"training image {i}").info.get(GUESSED)]))
             if sample is None or isinstance(sample, float):  # as tables write a missing value
                 raise DataError(f"sample {i} is missing ({sample!r}); fill it in or remove it")
             if isinstance(sample, str):
@@ -50,6 +56,11 @@ def check(
             messages.append(str(error))
         else:
             good.append(i)
+    if notes is not None:
+        notes += [
+            f"{count} of {len(samples)} training images could hold larger numbers than they do and were scaled from {span}"
+            for span, count in sorted(guessed.items())
+        ]
     if not messages:
         return samples, []
     usable = samples.select(good)

@@ -42,6 +42,9 @@ MAX_PIXELS = 2**30 // 12
 RANGES = (255, 4095, 65535)
 """The largest values of 8, 12 and 16 bits."""
 
+GUESSED = "guessed range"
+"""Key in the `info` of an image whose values could have been larger: the range they were scaled from."""
+
 
 def read_image(path: str | Path) -> Image.Image:
     """Return the image in a file as RGB, see `rgb`.
@@ -78,7 +81,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
         raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
     except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
         raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error
-    pixels.info.clear()  # what was said of the file's pixels is not true of these
+    guessed = pixels.info.get(GUESSED)
+    pixels.info = {GUESSED: guessed} if guessed else {}  # what else was said of the file's pixels is not true of these
     return pixels
 
 
@@ -87,7 +91,7 @@ def rgb(image: Image.Image, where: str = "the image") -> Image.Image:
 
     - It is turned upright as its EXIF orientation says.
     - Values of more than 8 bits (grey, integers or floats) are scaled to 0..255 from the smallest of 0..255, 0..4095
-      and 0..65535 that holds the largest value, floats from 0..1 if none is above 1.
+      and 0..65535 that holds the largest value, floats from 0..1 if none is above 1; `info` says so, see `GUESSED`.
     - What is transparent is laid onto white.
 
     Raises:
@@ -110,6 +114,7 @@ def rgb(image: Image.Image, where: str = "the image") -> Image.Image:
         if image.has_transparency_data:
             layer = image if image.mode == "RGBA" else image.convert("RGBA")
             image = Image.new("RGB", image.size, "white")
+            image.info = layer.info
             image.paste(layer, mask=layer)
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -156,6 +161,8 @@ def _eight_bits(image: Image.Image, where: str) -> Image.Image:
         if isinstance(hidden, int):
             part.putalpha(Image.fromarray(np.where(values == hidden, np.uint8(0), np.uint8(255))))
         grey.paste(part, strip)
+    if top < RANGES[-1]:
+        grey.info[GUESSED] = f"0..{top}"
     return grey
 
 
