@@ -58,7 +58,8 @@ def check(
             good.append(i)
     if notes is not None:
         notes += [
-            f"{count} of {len(samples)} training images could hold larger numbers than they do and were scaled from {span}"
+            f"{count} of {len(samples)} training images could hold larger numbers than they do and were scaled from "
+            f"{span}"
             for span, count in sorted(guessed.items())
         ]
     if not messages:
