@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from hamcl.classifier import Classifier
 from hamcl.cli.main import app
 from hamcl.errors import UsageError
 from hamcl.learner import HAM
@@ -350,6 +351,29 @@ def test_eval_counts_the_same_samples_once(ham, life, copy, tmp_path):
         told = ham.told("eval", store, *line, "--no-record")
         assert told["overall"] == once["overall"]
         assert "holds the same samples as 'test', which are counted once" in told["notes"][-1]
+
+
+def test_eval_counts_the_answers_that_differ_between_precisions(ham, life, copy, monkeypatch):
+    store, asked = copy(), []
+    answers = Classifier.logits
+
+    def logits(self, samples):
+        scores = answers(self, samples)
+        asked.append(self.config.precision)
+        if self.config.precision == "bf16":  # as if two near ties were decided otherwise
+            scores[:2] = scores[:2].roll(1, dims=1)
+        return scores
+
+    monkeypatch.setattr(Classifier, "logits", logits)
+    told = ham.told("eval", store, life.test, "--precision", "both", "--no-record")
+    tasks = len(told["tasks"])
+    assert told["precision"] == {"answers": 12, "differ": 2 * tasks}
+    assert asked[tasks:] == ["bf16"] * tasks + ["fp32"] * tasks
+    shown = ham.shown("eval", store, life.test, "--precision", "both", "--no-record")
+    assert f"in which exports compute, {2 * tasks} of 12 answers differ" in shown
+    asked.clear()
+    assert "precision" not in ham.told("eval", store, life.test, "--precision", "fp32", "--no-record")
+    assert asked == ["fp32"] * tasks
 
 
 def test_eval_on_training_data_says_so(ham, life, copy, tmp_path):

@@ -173,6 +173,13 @@ def evaluate(
     on_bad_sample: Annotated[
         Literal["error", "skip"] | None, typer.Option(help="Instead of what the store does with an unreadable sample.")
     ] = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "both"] | None,
+        typer.Option(
+            help="Arithmetic, instead of that of the store; both also says how many answers differ between bf16 and "
+            "fp32, in which exports compute (three times the work)."
+        ),
+    ] = None,
     backbone: Where = None,
     threads: Threads = None,
     json: Json = False,
@@ -194,10 +201,13 @@ def evaluate(
         notes = [*(sentence for task in read for sentence in task.notes), *twice]
         note(notes)
         tasks, unrecorded = regroup(read, learned, known=known), ""
+        options = present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample)
+        if precision not in (None, "both"):
+            options["precision"] = precision
         try:
             result = opened.evaluate(
                 tasks,
-                options=present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample),
+                options=options,
                 record=record,
                 on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
             )
@@ -208,10 +218,16 @@ def evaluate(
             f"among these are the samples that {name!r} was learned from: new ones will come out worse" for name in own
         ]
         note(said)
+        more: dict[str, Any] = {"unrecorded": unrecorded} if unrecorded else {}
+        if precision == "both":
+            answers, differ = opened.between_precisions(tasks, options=options)
+            more["precision"] = {"answers": answers, "differ": differ}
         if json:
-            say_json({**asdict(result), "notes": notes + said, **({"unrecorded": unrecorded} if unrecorded else {})})
+            say_json({**asdict(result), "notes": notes + said, **more})
         else:
             for table in tables.evaluation(result, everything=every):
                 shown.print(table, highlight=False)
+            if precision == "both":
+                say(f"in bf16 and in fp32, in which exports compute, {differ} of {count(answers, 'answer')} differ")
         if unrecorded:
             fail(spoken(unrecorded), 1)

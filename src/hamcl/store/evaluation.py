@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from hamcl.errors import DataError
 from hamcl.method import Method, finite
@@ -99,3 +100,20 @@ def _same(task: Task, other: Task) -> bool:
 
 def _score(right: list[bool]) -> Score:
     return Score(sum(right) / len(right), len(right))
+
+
+def between_precisions(learner: Method, tasks: Sequence[Task]) -> tuple[int, int]:
+    """How many test samples there are, and how many have another answer in bfloat16 than in float32, in which exports
+    compute.
+    """
+    before, answers = learner.config, []
+    parts = [task.test for task in tasks]
+    if before.on_bad_sample == "skip":
+        parts = [check(task.test, "skip", task.classes)[0] for task in tasks]
+    try:
+        for precision in ("bf16", "fp32"):
+            learner.config = replace(before, precision=precision)
+            answers.append([c for part in parts for c in learner.logits(part).argmax(1).tolist()])
+    finally:
+        learner.config = before
+    return len(answers[0]), sum(one != other for one, other in zip(*answers, strict=True))

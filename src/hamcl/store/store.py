@@ -294,6 +294,16 @@ class Store:
                 raise Unrecorded(f"not recorded: {error}", result) from error
         return result
 
+    def between_precisions(
+        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None
+    ) -> tuple[int, int]:
+        """How many test samples of `tasks` there are, and how many have another answer in bfloat16 than in float32, in
+        which exports compute; `options` as in `evaluate`.
+        """
+        learner = self.model()
+        learner.config = _for_task(learner.config, options or {})
+        return evaluation.between_precisions(learner, tasks)
+
     def trained_on(self, task: Task) -> list[str]:
         """The names of the learned tasks whose training samples are the very test samples of `task`, or its training
         samples where it has no others: accuracy on them says little.
