@@ -166,3 +166,28 @@ def test_a_step_or_a_count_that_does_not_exist_is_refused():
         metrics.average_accuracy(R, 3)
     with pytest.raises(ValueError, match="3 tasks"):
         metrics.sample_accuracy(R, [1, 2])
+
+
+def test_calibration_error_by_hand():
+    # Two sure and right; of two at 55 % one right; one at 0.9, which opens the last range, wrong.
+    bins = metrics.reliability([0.95, 0.97, 0.55, 0.55, 0.9], [True, True, True, False, False])
+    assert [b.samples for b in bins] == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
+    assert (bins[5].low, bins[5].high, bins[5].accuracy) == (0.5, 0.6, 0.5)
+    assert bins[9].confidence == pytest.approx(0.94) and bins[9].accuracy == pytest.approx(2 / 3)
+    assert math.isnan(bins[0].accuracy)
+    assert metrics.calibration_error(bins) == pytest.approx(2 / 5 * 0.05 + 3 / 5 * (0.94 - 2 / 3))
+    assert math.isnan(metrics.calibration_error(metrics.reliability([], [])))
+    assert metrics.reliability([1.0], [True])[-1].samples == 1
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50))
+def test_calibration_error_is_between_the_gap_of_the_means_and_one(answers):
+    confidence, right = zip(*answers, strict=True)
+    found = metrics.calibration_error(metrics.reliability(confidence, right))
+    assert abs(np.mean(confidence) - np.mean(right)) - 1e-9 <= found <= 1
+
+
+@pytest.mark.parametrize(("confidence", "right"), [([1.1], [True]), ([0.5], [True, False]), ([NAN], [True])])
+def test_confidence_that_is_none_is_refused(confidence, right):
+    with pytest.raises(ValueError, match="reliability needs"):
+        metrics.reliability(confidence, right)

@@ -140,9 +140,11 @@ class Classifier(Method):
             old = self._extract(self._features, samples) if follow else None
         change(samples, columns, index, old, report)
         with report.timed("head"):
+            labels = torch.tensor(columns)[torch.tensor(list(samples.labels), dtype=torch.long)]
             if self.head is not self.rows:
-                labels = torch.tensor(columns)[torch.tensor(list(samples.labels))]
                 self._update_head(old, self._statistics(samples, index), labels.repeat(self._views))
+            elif len(labels):
+                self.rows.calibrate(self._extract(self.model, samples), labels)
 
         self.memory.add(samples, columns)
         self.classes = classes
@@ -263,6 +265,10 @@ class Classifier(Method):
             with scoped(self.config.seed, index, "view", view):
                 passes.append(self._extract(self._features, samples, train=True))
         return torch.cat(passes)
+
+    @property
+    def judged(self) -> float:
+        return 0.0 if self.config.task_scores > 0 else self.head.judged
 
     def logits(self, samples: Samples) -> Tensor:
         if self.head is self.rows:

@@ -144,7 +144,9 @@ class HAMConfig:
     head_features: Literal["adapted", "frozen", "both"] = option(
         "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
     )
-    shrinkage: float = option(0.03, "Weight of the scaled identity in the shared covariance of lda and stack.")
+    shrinkage: float | None = option(
+        None, "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest."
+    )
     projection: int | None = option(
         None, "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack."
     )
@@ -181,7 +183,7 @@ class HAMConfig:
         for name in ("dropout", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
         self._require("projection", self.projection is None or self.projection >= 0, "at least 0 or none")
-        self._require("shrinkage", 0 <= self.shrinkage <= 1, "in [0, 1]")
+        self._require("shrinkage", self.shrinkage is None or 0 <= self.shrinkage <= 1, "in [0, 1] or none")
         self._require("density", 0 < self.density <= 1, "in (0, 1]")
 
     def _require(self, name: str, holds: bool, what: str) -> None:

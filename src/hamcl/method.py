@@ -137,6 +137,11 @@ class Method(ABC):
     def parameter_counts(self) -> dict[str, int]:
         """Numbers trained on a task ("trainable") and kept between tasks besides the backbone ("stored")."""
 
+    @property
+    def judged(self) -> float:
+        """Samples the model had not learned that its probabilities were fitted to; 0: they are a guess."""
+        return 0.0
+
     def predict(self, inputs: Sequence[Any], k: int = 1) -> Prediction:
         """Classify raw inputs (RGB images or texts); none give an empty prediction."""
         if not self.classes:

@@ -151,6 +151,52 @@ def per_task(R: ArrayLike) -> list[TaskSummary]:
     return summaries
 
 
+@dataclass(frozen=True)
+class Bin:
+    """The samples whose confidence, the probability of the class they were taken for, lies in one range.
+
+    Attributes:
+        low, high: the range, the end of which belongs to the next one.
+        samples: how many there are.
+        confidence, accuracy: their means; NaN where there are none.
+    """
+
+    low: float
+    high: float
+    samples: int
+    confidence: float
+    accuracy: float
+
+
+def reliability(confidence: ArrayLike, right: ArrayLike, bins: int = 10) -> list[Bin]:
+    """Confidence against accuracy in ranges of equal width (the reliability diagram).
+
+    Args:
+        confidence: the largest probability of each sample, shape (n,), in [0, 1].
+        right: whether its class was the true one, shape (n,).
+    """
+    values, hits = np.asarray(confidence, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    if values.shape != hits.shape or values.ndim != 1 or not ((values >= 0) & (values <= 1 + 1e-6)).all():
+        raise ValueError("reliability needs one confidence in [0, 1] and one answer for each sample")
+    place = np.minimum((values * bins).astype(int), bins - 1)
+    parts = [place == i for i in range(bins)]
+    return [
+        Bin(i / bins, (i + 1) / bins, int(part.sum()), _mean(values[part]), _mean(hits[part]))
+        for i, part in enumerate(parts)
+    ]
+
+
+def calibration_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error: `sum_b n_b / n * |accuracy_b - confidence_b|`; NaN without samples.
+
+    Naeini, Cooper and Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", 2015; Guo et al.,
+    "On Calibration of Modern Neural Networks", 2017.
+    """
+    total = sum(b.samples for b in bins)
+    gaps = [b.samples / total * abs(b.accuracy - b.confidence) for b in bins if b.samples]
+    return float(sum(gaps)) if gaps else float("nan")
+
+
 def _mean(values: ArrayLike) -> float:
     array = np.asarray(values, dtype=np.float64)
     return float(array.mean()) if array.size else float("nan")

@@ -135,10 +135,14 @@ def test_eval_counts_by_task_class_and_confusion(ham, life, copy):
     assert told["tasks"]["week-02"]["samples"] == 4 and told["overall"]["samples"] == 12
     assert sum(pair["count"] for pair in told["confusions"]) == sum(a != b for a, b in pairs)
     assert ham.told("status", store)["evaluation"] == told
+    worth = told["reliability"]
+    assert sum(worth["samples"]) == 12 and 0 <= worth["error"] <= 1 and 0 < worth["judged"] < 100
 
     before = files(store)
     shown = ham.shown("eval", store, life.test, "--no-record", "--eval-batch-size", 2)
     assert "week-02" in shown and f"{100 * told['overall']['accuracy']:.1f} %" in shown
+    assert "mean confidence" in shown and f"{100 * worth['error']:.1f} %" in shown
+    assert "probabilities are not known well" in ham("eval", store, life.test, "--no-record").stderr
     assert files(store) == before
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from hamcl.cli import tables
+from hamcl.nn.calibration import doubt
 from hamcl.store import Store
 from hamcl.streams.lazy import read_image
 
@@ -58,6 +59,17 @@ def test_files_and_folders_in_order(ham, birds):
         assert answer["probabilities"] == pytest.approx(probabilities, abs=1e-5)
 
 
+def test_probabilities_from_few_samples_are_said_not_to_be_known_well(ham, birds, monkeypatch):
+    result = ham("predict", birds.store, "one.png", "--json")
+    judged = Store.open(birds.store).model().judged
+    assert 0 < judged < 100
+    assert result.stderr.splitlines() == [f"note: {doubt(judged)}"]
+    assert lines(result.stdout)[0]["calibrated"] is False
+    monkeypatch.setattr("hamcl.classifier.Classifier.judged", 100.0)
+    result = ham("predict", birds.store, "one.png", "--json")
+    assert result.stderr == "" and lines(result.stdout)[0]["calibrated"] is True
+
+
 def test_a_list_on_standard_input(ham, birds):
     result = ham("predict", birds.store, "-", "--json", stdin="in\n\none.png\n")
     assert [answer["input"] for answer in lines(result.stdout)] == [*birds.names[1:], "one.png"]
@@ -99,8 +111,9 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_predicted(ham, birds, tmp_
     assert result.exit_code == 1
     assert [answer["input"] for answer in lines(result.stdout)] == ["in/a.png", "in/deep/c.png", "one.png"]
     assert [answer["labels"] for answer in lines(result.stdout)] == [birds.best.labels[i][:1] for i in (1, 3, 0)]
-    note, *errors = result.stderr.splitlines()
+    note, *errors, last = result.stderr.splitlines()
     assert note == "note: left out of in: files that are no images by their suffix: .txt"
+    assert last.startswith("note: probabilities are not known well")
     assert len(errors) == 4 and all(line.startswith("error: ") for line in errors)
     for name in ("none", "in/b.PNG", "in/deep/d.png", "gone.png"):
         assert any(name in line for line in errors)

@@ -35,7 +35,9 @@ def asked(kind):
 
 def test_it_answers_as_it_did(earlier, kind):
     inputs, rows = asked(kind)
-    answer = earlier.model().predict(inputs, 4)
+    model = earlier.model()
+    assert model.judged == 0  # it knew no calibration
+    answer = model.predict(inputs, 4)
     assert answer.labels == [row["labels"] for row in rows]
     expected = torch.tensor([row["probabilities"] for row in rows])
     torch.testing.assert_close(answer.probabilities, expected, rtol=0, atol=1e-4)
@@ -53,6 +55,8 @@ def test_it_verifies_evaluates_learns_on_and_goes_back(earlier, kind, toy):
     before, state = earlier.model().state_dict(), earlier.manifest.state
     third = toy.task("week-3", ("tapir", "wolf"), 15, modality=kind)
     earlier.learn(third)
+    assert earlier.model().judged == 30
+    assert recorded.reliability is None
     assert earlier.evaluate([*tasks, third], record=False).overall.accuracy > 0.5
     earlier.verify()
     assert earlier.undo() == ["week-3"]

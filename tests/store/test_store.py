@@ -111,6 +111,13 @@ def test_evaluations_are_recorded(copied, week, quick):
     for i in (0, 2):
         assert result.tasks[f"week-{i}"].accuracy == pytest.approx(model.evaluate(week(i)))
     assert result.overall.samples == 24
+    worth = result.reliability
+    logits = torch.cat([model.logits(week(i).test) for i in (0, 2)]).double().softmax(1).max(1)
+    assert sum(worth.samples) == 24 and worth.judged == model.judged > 0
+    means = sum(n * c for n, c in zip(worth.samples, worth.confidence, strict=True)) / 24
+    assert means == pytest.approx(logits.values.mean().item())
+    hits = sum(n * a for n, a in zip(worth.samples, worth.accuracy, strict=True)) / 24
+    assert hits == pytest.approx(result.overall.accuracy)
     assert Store.open(copied.path).manifest.state.evaluations[-1] == result
     assert copied.manifest.history[-1].text.startswith("evaluated 2 tasks: ")
 

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 from hamcl.errors import DataError, UsageError
 from hamcl.method import Method
+from hamcl.nn.calibration import KNOWN
 from hamcl.streams.base import Joined, Modality, Selected
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image, read_image
@@ -40,11 +41,16 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Answer:
-    """The class names of one input, most probable first."""
+    """The class names of one input, most probable first.
+
+    Attributes:
+        calibrated: whether the probabilities rest on enough left-out samples, see `hamcl.nn.calibration`.
+    """
 
     input: str
     labels: list[str]
     probabilities: list[float]
+    calibrated: bool
 
 
 def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO, text_column: str | None = None) -> Inputs:
@@ -159,7 +165,7 @@ def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None
         for name, labels, probabilities in zip(
             names, prediction.labels, prediction.probabilities.tolist(), strict=True
         ):
-            yield Answer(name, labels, probabilities)
+            yield Answer(name, labels, probabilities, model.judged >= KNOWN)
 
 
 def _paths(argument: str, notes: list[str]) -> list[str]:

@@ -187,6 +187,7 @@ def evaluate(
     """Measure the accuracy on labelled data: by task, by class, and what is taken for what."""
     with sentences(since(store)):
         from hamcl.cli import tables
+        from hamcl.nn.calibration import doubt
         from hamcl.store import Store, Unrecorded, once
         from hamcl.streams import load_task
         from hamcl.streams.task import regroup
@@ -229,5 +230,7 @@ def evaluate(
                 shown.print(table, highlight=False)
             if precision == "both":
                 say(f"in bf16 and in fp32, in which exports compute, {differ} of {count(answers, 'answer')} differ")
+        if result.reliability and (sentence := doubt(result.reliability.judged)):
+            note([sentence])
         if unrecorded:
             fail(spoken(unrecorded), 1)

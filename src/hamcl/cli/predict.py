@@ -63,6 +63,7 @@ def predict(
         from hamcl.cli.inputs import answers, gather
         from hamcl.cli.live import Live
         from hamcl.cli.tables import form_of, show_answers, write_answers
+        from hamcl.nn.calibration import doubt
         from hamcl.store import Store
 
         chosen = form_of("jsonl" if json and form is None else form, out)
@@ -84,15 +85,24 @@ def predict(
         model = opened.model(device)
         model.config = replace(model.config, **present(eval_batch_size=eval_batch_size))
         table, seen = chosen == "table", out is None and sys.stdout.isatty()
+        sure: set[bool] = set()
+
+        def answered() -> Iterator["Answer"]:
+            for answer in answers(model, asked, top, problem):
+                sure.add(answer.calibrated)
+                yield answer
+
         # Rows on a terminal move up past the bar only where one console shows both.
         with Live(shown if table and seen else errors, False if seen and not table else progress) as live:
-            found = live.counted(answers(model, asked, top, problem), "predict", len(asked.names))
+            found = live.counted(answered(), "predict", len(asked.names))
             if chosen == "table":
                 show_answers(found, asked.names, model.classes, shown)
             elif out is None:
                 write_answers(found, chosen, sys.stdout)
             else:
                 _write(found, chosen, out)
+        if False in sure:
+            note([doubt(model.judged)])
         if unread:
             raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from hamcl.cli.shell import as_json, count, printable, unicode
 from hamcl.errors import UsageError
 from hamcl.learner import HAM
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
+from hamcl.store.manifest import Reliability
 
 Form = Literal["table", "csv", "jsonl"]
 SHOWN = 10
@@ -120,7 +121,9 @@ def _disk(tree: Tree, sizes: Sizes, earlier: int) -> None:
 
 
 def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
-    """Accuracy by task, by class (the worst ones unless `everything`) and the most frequent confusions."""
+    """Accuracy by task, by class (the worst ones unless `everything`), confidence against accuracy, and the most
+    frequent confusions.
+    """
     tasks = _table("task", "samples", "accuracy")
     for name, score in result.tasks.items():
         tasks.add_row(_text(name), str(score.samples), _accuracy(score))
@@ -131,12 +134,26 @@ def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
     classes = _table("class" if few else f"class (the {SHOWN} worst of {len(worst)})", "samples", "accuracy")
     for name, score in worst if few else worst[:SHOWN]:
         classes.add_row(_text(name), str(score.samples), _accuracy(score))
+    shown = [tasks, classes, *([_reliability(result.reliability)] if result.reliability else [])]
     if not result.confusions:
-        return [tasks, classes]
+        return shown
     pairs = _table("class", "taken for", "times")
     for pair in result.confusions if everything else result.confusions[:SHOWN]:
         pairs.add_row(_text(pair.truth), _text(pair.predicted), str(pair.count))
-    return [tasks, classes, pairs]
+    return [*shown, pairs]
+
+
+def _reliability(found: Reliability) -> Table:
+    """Of answers about equally sure, how many are right; the last line has the mean gap, the calibration error."""
+    table = _table("confidence", "samples", "mean confidence", "accuracy")
+    width = 100 / len(found.samples)
+    for i, samples in enumerate(found.samples):
+        if samples:
+            means = (f"{100 * value:.1f} %" for value in (found.confidence[i], found.accuracy[i]))
+            table.add_row(f"{i * width:.0f} to {(i + 1) * width:.0f} %", str(samples), *means)
+    table.add_section()
+    table.add_row("calibration error", str(sum(found.samples)), "", f"{100 * found.error:.1f} %")
+    return table
 
 
 def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:

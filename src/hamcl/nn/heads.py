@@ -6,7 +6,7 @@ along when the features move.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hamcl.errors import DataError, UsageError
+from hamcl.nn.calibration import TEMPERATURES, evidence, temperature
+from hamcl.nn.stacking import stacking_weights
 from hamcl.rng import generator
 
 
@@ -40,6 +42,11 @@ class Linear:
         projected = features if self.projection is None else F.relu(features @ self.projection)
         logits = projected @ self.weight.T + self.bias
         return logits if self.direct is None else logits + features @ self.direct.T
+
+    def scaled(self, factor: Tensor | float) -> "Linear":
+        """The same with all logits multiplied by `factor`."""
+        direct = None if self.direct is None else factor * self.direct
+        return Linear(factor * self.weight, factor * self.bias, self.projection, direct)
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,11 @@ class Head(ABC):
         self.width = width
         self._solved: Linear | None = None
 
+    @property
+    def judged(self) -> float:
+        """Left-out samples that the softmax of the logits was fitted to, see `Calibrated`; 0: it is a guess."""
+        return 0.0
+
     @abstractmethod
     def add_classes(self, count: int) -> None:
         """Append `count` classes that have no statistics yet."""
@@ -142,21 +154,110 @@ class Head(ABC):
         """All statistics as tensors."""
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
+    def layout(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Tensors of the shapes and types that a state of these names must have: today's, or an earlier version's."""
+        return self.state_dict()
+
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take over statistics saved by `state_dict`.
 
         Raises:
             DataError: the statistics are not those of this kind of head.
         """
-        mine = self.state_dict()
-        if state.keys() != mine.keys():
-            raise DataError(f"a {type(self).__name__} head holds {sorted(mine)}, the saved one {sorted(state)}")
-        for name, value in state.items():
-            setattr(self, name, value.clone())
+        layout = self.layout(state)
+        if state.keys() != layout.keys():
+            raise DataError(f"a {type(self).__name__} head holds {sorted(layout)}, the saved one {sorted(state)}")
+        self._load({name: value.clone() for name, value in state.items()})
         self._solved = None
 
+    def _load(self, state: dict[str, Tensor]) -> None:
+        vars(self).update(state)
 
-class _Moments(Head):
+
+class Calibrated(Head):
+    """A head that judges itself, so that the softmax of its logits is a probability.
+
+    The scores of samples left out of the statistics (`_take`) give the temperature that all scores are divided by
+    (`hamcl.nn.calibration`). Samples of one task are judged among the classes of their time. With more classes they
+    would be taken for others more often, so what they said counts less as classes come: by the power `AGE` of the
+    share that the classes of their time have in all.
+
+    Attributes:
+        temperature: what the scores are divided by; 1 before any sample was judged.
+        evidence: the losses it rests on, see `hamcl.nn.calibration.evidence`.
+        held: the samples it rests on, those of fewer classes counted in part.
+    """
+
+    AGE = 3.0
+    JUDGED = 256
+    """The most samples of an update that are judged: more cost time and tell little."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.temperature = torch.ones((), dtype=torch.float64)
+        self.evidence = torch.zeros(2, len(TEMPERATURES), dtype=torch.float64)
+        self.held = torch.zeros((), dtype=torch.float64)
+
+    @property
+    def judged(self) -> float:
+        return self.held.item()
+
+    @property
+    @abstractmethod
+    def classes(self) -> int:
+        """Classes there are."""
+
+    def add_classes(self, count: int) -> None:
+        share = self._share(count)
+        self.evidence, self.held = share * self.evidence, share * self.held
+        self._grow(count)
+        self._solved = None
+
+    def _share(self, count: int) -> float:
+        """How much evidence counts after `count` more classes."""
+        return (self.classes / max(1, self.classes + count)) ** self.AGE
+
+    @abstractmethod
+    def _grow(self, count: int) -> None:
+        """Make room for `count` more classes."""
+
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
+        self.learn(self._check(features), labels, views)
+
+    def learn(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
+        """`update`; the scores and labels of the samples that were judged, see `_take`."""
+        scores, truth = self._take(features, labels, views)
+        if len(truth):
+            self.evidence = self.evidence + evidence(scores, truth)
+            self.held = self.held + len(truth)
+            self.temperature = self.temperature.new_tensor(temperature(self.evidence, self.judged))
+        self._solved = None
+        return scores, truth
+
+    @abstractmethod
+    def _take(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
+        """Add samples, then judge some as if they had not been added.
+
+        Returns:
+            Scores before the temperature, shape (n, classes), and labels, shape (n,); perhaps of no sample.
+        """
+
+    def linear(self) -> Linear:
+        if self._solved is None:
+            self._solved = self._solve().scaled(1 / self.temperature)
+        return self._solved
+
+    def layout(self, names: Collection[str]) -> dict[str, Tensor]:
+        earlier = self._earlier()
+        return earlier if set(names) == earlier.keys() else self.state_dict()
+
+    def _earlier(self) -> dict[str, Tensor]:
+        """The layout of hamcl 0.1.0, which knew no calibration."""
+        known = {"temperature", "evidence", "held"}
+        return {name: value for name, value in self.state_dict().items() if name not in known}
+
+
+class _Moments(Calibrated):
     """Class counts, class means and one within-class scatter shared by all classes."""
 
     follows = frozenset({"map"})
@@ -167,15 +268,17 @@ class _Moments(Head):
         self.means = torch.zeros(0, width, dtype=torch.float64)
         self.scatter = torch.zeros(width, width, dtype=torch.float64)
 
-    def add_classes(self, count: int) -> None:
+    @property
+    def classes(self) -> int:
+        return len(self.counts)
+
+    def _grow(self, count: int) -> None:
         self.counts = torch.cat([self.counts, self.counts.new_zeros(count)])
         self.means = torch.cat([self.means, self.means.new_zeros(count, self.width)])
-        self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
-        x = self._check(features)
+    def _take(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
         for column in labels.unique().tolist():
-            rows = x[labels == column]
+            rows = features[labels == column]
             mean, count, old = rows.mean(0), len(rows), self.counts[column].item()
             # Merging two sets of samples: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance".
             gap = mean - self.means[column]
@@ -184,6 +287,27 @@ class _Moments(Head):
             self.means[column] += gap * (count / (old + count))
             self.counts[column] += count
         self._solved = None
+        judged = to_judge(labels, views, self.JUDGED, self.counts)
+        groups = features.reshape(views, -1, self.width)[:, judged].transpose(0, 1)
+        truth = labels[judged]
+        return self._left_out(groups, truth) if len(judged) else features.new_zeros(0, self.classes), truth
+
+    @abstractmethod
+    def _left_out(self, groups: Tensor, labels: Tensor) -> Tensor:
+        """Scores of samples by the statistics without them.
+
+        Args:
+            groups: all views of each sample, of which the first is scored, shape (n, views, width).
+            labels: shape (n,).
+
+        Returns:
+            Shape (n, classes).
+        """
+
+    def _means_without(self, groups: Tensor, labels: Tensor) -> Tensor:
+        """The mean of each sample's class without it, shape (n, width)."""
+        count = self.counts[labels][:, None]
+        return (count * self.means[labels] - groups.sum(1)) / (count - groups.shape[1])
 
     def move(self, drift: Drift) -> None:
         self.means = drift(self.means)
@@ -194,6 +318,12 @@ class _Moments(Head):
 class NearestMean(_Moments):
     """Cosine similarity to the class means (SimpleCIL, arXiv 2303.07338)."""
 
+    def _left_out(self, groups: Tensor, labels: Tensor) -> Tensor:
+        x, own = groups[:, 0], F.normalize(self._means_without(groups, labels), dim=1)
+        scores = x @ F.normalize(self.means, dim=1).T
+        scores[torch.arange(len(x)), labels] = (x * own).sum(1)
+        return scores
+
     def _solve(self) -> Linear:
         return Linear(F.normalize(self.means, dim=1), self.means.new_zeros(len(self.means)))
 
@@ -201,12 +331,14 @@ class NearestMean(_Moments):
 class LDA(_Moments):
     """Linear discriminant analysis with a shared covariance shrunk towards a scaled identity.
 
-    `covariance = (1 - s) * scatter / (N - C) + s * trace / width * I`.
+    `covariance = (1 - s) * scatter / (N - C) + s * trace / width * I`. Where no `shrinkage` s is given it is the
+    oracle approximating one (Chen et al. 2010, "Shrinkage algorithms for MMSE covariance estimation", eq. 23): much
+    where the samples are few for the width, little where they are many.
     """
 
     follows = frozenset({"map", "noise"})
 
-    def __init__(self, width: int, shrinkage: float = 0.03) -> None:
+    def __init__(self, width: int, shrinkage: float | None = None) -> None:
         super().__init__(width)
         self.shrinkage = shrinkage
 
@@ -215,31 +347,76 @@ class LDA(_Moments):
         self.scatter += self.counts.sum() / len(moves) * (moves.T @ moves)
         self._solved = None
 
-    def _solve(self) -> Linear:
-        covariance = self.scatter / (self.counts.sum() - len(self.counts)).clamp_min(1)
+    @property
+    def _freedom(self) -> Tensor:
+        """Degrees of freedom of the scatter."""
+        return (self.counts.sum() - len(self.counts)).clamp_min(1)
+
+    @property
+    def _shrinkage(self) -> float:
+        if self.shrinkage is not None:
+            return self.shrinkage
+        n, d = self._freedom, self.width
+        square, trace2 = self.scatter.square().sum(), self.scatter.diagonal().sum().square()
+        # The scatter's square is what is left of it by rounding where samples are equal.
+        spread = square - trace2 / d
+        if spread <= 1e-12 * square:
+            return 1.0
+        return min(1.0, float(((1 - 2 / d) * square + trace2) / ((n + 1 - 2 / d) * spread)))
+
+    def _covariance(self) -> tuple[Tensor, float]:
+        """The Cholesky factor of the shrunk covariance, and the weight of the scatter's outer products in it."""
+        shrinkage = self._shrinkage
+        covariance = self.scatter / self._freedom
         # One sample a class leaves no scatter, equal ones little but rounding: the identity then makes this the
         # nearest mean, and the floor keeps the logits finite.
         floor = 1e-12 * self.means.square().sum() / max(1, self.means.numel())
         scale = torch.maximum(covariance.diagonal().mean(), floor).clamp_min(1e-300)
-        shrunk = (1 - self.shrinkage) * covariance
-        shrunk.diagonal().add_(self.shrinkage * scale + 1e-6 * scale)
+        shrunk = (1 - shrinkage) * covariance
+        shrunk.diagonal().add_(shrinkage * scale + 1e-6 * scale)
         try:
-            weight = torch.linalg.solve(shrunk, self.means.T).T
+            return torch.linalg.cholesky(shrunk), (1 - shrinkage) / self._freedom.item()
         except torch.linalg.LinAlgError as error:
             raise DataError("the lda head's scatter is damaged: it has no inverse") from error
+
+    def _left_out(self, groups: Tensor, labels: Tensor) -> Tensor:
+        # The scatter without a sample is the scatter less outer products: of its views' deviations from their mean,
+        # and of that mean's from the class mean. The Woodbury identity then needs one factor for all samples.
+        n, views, width = groups.shape
+        factor, share = self._covariance()
+        count = self.counts[labels][:, None]
+        centre = groups.mean(1)
+        gap = (count * views / (count - views)).sqrt() * (centre - self.means[labels])
+        parts = gap[:, None]
+        if views > 1:
+            parts = torch.cat([groups - centre[:, None], parts], 1)
+        x, own = groups[:, 0], self._means_without(groups, labels)
+        rows = torch.cat([parts.reshape(-1, width), self.means, own, x])
+        half = torch.linalg.solve_triangular(factor, rows.T, upper=False).T  # inner products in the inverse covariance
+        u, m, o, x = half.split([parts.shape[1] * n, len(self.means), n, n])
+        u = u.reshape(n, -1, width)
+        small = share * torch.linalg.inv(torch.eye(u.shape[1], dtype=u.dtype) - share * u @ u.transpose(1, 2))
+        um, uo, ux = u @ m.T, u @ o[:, :, None], u @ x[:, :, None]
+        sm, so = small @ um, small @ uo
+        scores = x @ m.T + (ux * sm).sum(1) - 0.5 * (m.square().sum(1) + (um * sm).sum(1))
+        mine = (x * o).sum(1) + (ux * so).sum((1, 2)) - 0.5 * (o.square().sum(1) + (uo * so).sum((1, 2)))
+        scores[torch.arange(n), labels] = mine
+        return scores
+
+    def _solve(self) -> Linear:
+        factor, _ = self._covariance()
+        weight = torch.cholesky_solve(self.means.T, factor).T
         bias = -0.5 * (weight * self.means).sum(1)
         # What all classes have in common changes no probability, but is large enough to cost digits in float32.
         return Linear(weight - weight.mean(0), bias - bias.mean())
 
 
-class Ridge(Head):
+class Ridge(Calibrated):
     """Ridge regression on a random projection (RanPAC, arXiv 2307.02251, eqs. 4 to 7).
 
-    The penalty is the one that has made the fewest mistakes, over all updates so far, on the fifth of each update's
-    samples that was held out before it was added. (RanPAC takes the smallest squared error on the current task
-    alone, which measured 1.5 to 2 points worse on 160 classes: a task of few classes asks for too large a penalty.)
-    The scores are multiplied by the one scale that gave those samples the smallest cross-entropy: regression scores
-    lie between 0 and 1, and their softmax would be no probability.
+    The penalty is the one that has made the fewest mistakes, over all updates so far, on samples that were left out
+    of the sums. (RanPAC takes the smallest squared error on the current task alone, which measured 1.5 to 2 points
+    worse on 160 classes: a task of few classes asks for too large a penalty.)
 
     Sums over projected samples cannot be mapped: `move` does nothing. A projection of width 0 is none: the features as
     they are. Sums are float32, they are the largest part of the state.
@@ -248,7 +425,6 @@ class Ridge(Head):
     follows = frozenset({"noise"})
     PROJECTION = 4096
     PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
-    SCALES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 
     def __init__(self, width: int, projection: int = PROJECTION, seed: int = 0) -> None:
         super().__init__(width)
@@ -262,46 +438,46 @@ class Ridge(Head):
         self.targets = torch.zeros(size, 0)
         self.count = torch.zeros((), dtype=torch.long)
         self.mistakes = torch.zeros(len(self.PENALTIES), dtype=torch.long)
-        self.losses = torch.zeros(len(self.PENALTIES), len(self.SCALES))
 
-    def add_classes(self, count: int) -> None:
+    @property
+    def classes(self) -> int:
+        return self.targets.shape[1]
+
+    def _grow(self, count: int) -> None:
         self.targets = torch.cat([self.targets, self.targets.new_zeros(len(self.targets), count)], 1)
-        self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
-        fit, held = held_out(len(labels), self.seed, views)
-        self.add(features[fit], labels[fit])
-        if len(held):
-            judged = held[: len(held) // views]
-            self.validate(features[judged], labels[judged])
-            self.add(features[held], labels[held])
-
-    def add(self, features: Tensor, labels: Tensor) -> None:
-        """Add samples to the sums alone."""
+    def _take(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
         x = self._project(features)
         self.gram += x.T @ x
         self.count += len(x)
-        self.targets += x.T @ F.one_hot(labels, self.targets.shape[1]).float()
+        self.targets += x.T @ F.one_hot(labels, self.classes).float()
         self._solved = None
+        judged = to_judge(labels, views, self.JUDGED, torch.bincount(labels, minlength=self.classes))
+        truth = labels[judged]
+        if not len(judged):
+            return x.new_zeros(0, self.classes), truth
+        groups = x.reshape(views, -1, x.shape[1])[:, judged].transpose(0, 1)
+        scores = [self._left_out(groups, truth, penalty) for penalty in self.PENALTIES]
+        self.mistakes += torch.stack([(score.argmax(1) != truth).sum() for score in scores])
+        return scores[self._best], truth
+
+    def _left_out(self, groups: Tensor, labels: Tensor, penalty: float) -> Tensor:
+        """Scores of samples by the sums without them, shape (n, classes); see `_Moments._left_out`."""
+        n, views, size = groups.shape
+        factor = self._factor(penalty)
+        half = torch.linalg.solve_triangular(factor, groups.reshape(-1, size).T, upper=False).T.reshape(n, views, size)
+        fitted = groups @ torch.cholesky_solve(self.targets, factor)
+        rest = torch.eye(views) - half @ half.transpose(1, 2)
+        wanted = F.one_hot(labels, self.classes).float()[:, None]
+        return (wanted - torch.linalg.solve(rest, wanted - fitted))[:, 0]
 
     def blur(self, before: Tensor, after: Tensor) -> None:
-        moves = self._project(after) - self._project(before)
+        moves = self._project(self._check(after)) - self._project(self._check(before))
         self.gram += (self.count / len(moves)) * (moves.T @ moves)
         self._solved = None
 
-    def validate(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Judge the penalties and scales on samples that were not added yet; the logits under the best of them."""
-        x = self._project(features)
-        scores = [x @ self._weights(penalty) for penalty in self.PENALTIES]
-        for i, score in enumerate(scores):
-            self.mistakes[i] += (score.argmax(1) != labels).sum()
-            for j, scale in enumerate(self.SCALES):
-                self.losses[i, j] += F.cross_entropy(scale * score, labels, reduction="sum")
-        self._solved = None
-        return self.scale * scores[self._best]
-
     def _project(self, features: Tensor) -> Tensor:
-        x = self._check(features).float()
+        x = features.float()
         return x if self.projection is None else F.relu(x @ self.projection)
 
     @property
@@ -310,16 +486,11 @@ class Ridge(Head):
         return self.PENALTIES[self._best]
 
     @property
-    def scale(self) -> float:
-        """What the regression scores are multiplied by."""
-        return self.SCALES[int(self.losses[self._best].argmin())]
-
-    @property
     def _best(self) -> int:
         return int((self.mistakes == self.mistakes.min()).nonzero().max())
 
-    def _weights(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Solve for the weights, shape (projected features, classes).
+    def _factor(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The Cholesky factor of the penalised Gram matrix.
 
         Raises:
             DataError: the Gram matrix is none: it has a negative eigenvalue, or numbers that are not finite.
@@ -327,87 +498,98 @@ class Ridge(Head):
         penalised = self.gram.to(dtype, copy=True)
         penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-12))
         try:
-            factor = torch.linalg.cholesky(penalised)
+            return torch.linalg.cholesky(penalised)
         except torch.linalg.LinAlgError as error:
             raise DataError("the ridge head's Gram matrix is damaged: it is not positive definite") from error
-        return torch.cholesky_solve(self.targets.to(dtype), factor).to(self.targets)
+
+    def _earlier(self) -> dict[str, Tensor]:
+        return {**super()._earlier(), "losses": self.gram.new_zeros(len(self.PENALTIES), 7)}
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        losses = state.pop("losses", None)
+        super()._load(state)
+        if losses is not None:
+            # Those of the scales 1, 2, 4, ..., 64, of which the best multiplied the scores.
+            self.temperature = torch.tensor(0.5 ** int(losses[self._best].argmin()), dtype=torch.float64)
 
     def _solve(self) -> Linear:
-        weight = self.scale * self._weights(self.penalty, torch.float64).T
+        factor = self._factor(self.penalty, torch.float64)
+        weight = torch.cholesky_solve(self.targets.double(), factor).T.float()
         return Linear(weight, weight.new_zeros(len(weight)), self.projection)
 
 
-class Stack(Head):
+class Stack(Calibrated):
     """One `LDA` for each block of the features and one `Ridge` on all of them, in a weighted sum (stacked
     generalisation, Wolpert 1992, "Stacked generalization").
 
     Which depth of a network tells classes apart depends on the data: the last features of an ImageNet network know
-    photographs best, earlier ones handwriting. The weights are learned, not chosen: on the fifth of each update's
-    samples that was held out before it was added, they minimise the cross-entropy of the weighted sum, and the mean
-    over all updates counts. A quadratic penalty towards the equal weighting (each expert in units of the standard
-    deviation of its logits) keeps few samples from deciding.
+    photographs best, earlier ones handwriting. The weights are learned, not chosen, see `stacking_weights`: from
+    samples that were left out of the statistics, starting from the ridge alone. Every expert is calibrated by itself,
+    so that a weight means the same whatever the size of an expert's scores.
 
     The sum of linear heads is a linear head, so it is exported as one.
+
+    Attributes:
+        weights: of the experts' logits, shape (blocks + 1,).
+        precision: how sure they are, besides the prior, shape (blocks + 1, blocks + 1).
     """
 
     follows = frozenset({"noise"})
     PROJECTION = 1024
     """Narrower than that of `Ridge` alone, whose time is the cube and whose state the square of it: the other experts
     know most of what a wider one adds."""
-    PRIOR = 2e-3
+    PRIOR = 20.0
+    """How sure the first weights are: as if so many samples, each of a curvature of 1, had been seen."""
+    CURVATURE = 0.1
+    """What a judged sample of a state of hamcl 0.1.0 is taken to have added to the precision."""
 
     def __init__(
-        self, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int = PROJECTION, seed: int = 0
+        self, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int = PROJECTION, seed: int = 0
     ) -> None:
         super().__init__(sum(blocks))
-        self.blocks, self.seed = tuple(blocks), seed
+        self.blocks = tuple(blocks)
         self.moments = [LDA(width, shrinkage) for width in blocks]
         self.ridge = Ridge(self.width, projection, seed)
-        self.total = torch.zeros(len(blocks) + 1, dtype=torch.float64)
-        self.judged = torch.zeros((), dtype=torch.float64)
+        self.weights = torch.tensor([0.0] * len(blocks) + [1.0], dtype=torch.float64)
+        self.precision = torch.zeros(len(blocks) + 1, len(blocks) + 1, dtype=torch.float64)
 
     @property
-    def experts(self) -> dict[str, Head]:
+    def experts(self) -> dict[str, Calibrated]:
         """The heads that are summed, by the names they have in the state: those of the blocks, then the ridge."""
         return {**{f"block{i}": head for i, head in enumerate(self.moments)}, "ridge": self.ridge}
 
     @property
-    def weights(self) -> Tensor:
-        """What each expert's logits are multiplied by, shape (blocks + 1,); before any sample was held out, the
-        ridge's alone count.
-        """
-        if self.judged == 0:
-            return torch.tensor([0.0] * len(self.blocks) + [1.0], dtype=torch.float64)
-        return self.total / self.judged
+    def classes(self) -> int:
+        return self.ridge.classes
 
-    def add_classes(self, count: int) -> None:
+    def _grow(self, count: int) -> None:
+        self.precision = self._share(count) * self.precision
         for head in self.experts.values():
             head.add_classes(count)
-        self._solved = None
 
-    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
-        fit, held = held_out(len(labels), self.seed, views)
-        self._add(features[fit], labels[fit])
-        if len(held):
-            judged = held[: len(held) // views]
-            x, y = features[judged], labels[judged]
-            logits = [head.logits(part) for head, part in zip(self.moments, self._parts(x), strict=True)]
-            stacked = torch.stack([*logits, self.ridge.validate(x, y)]).double()
-            self.total += len(y) * stacking_weights(stacked, y, self.PRIOR)
-            self.judged += len(y)
-            self._add(features[held], labels[held])
-        self._solved = None
+    def _take(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
+        logits = []
+        for i, (head, part) in enumerate(zip(self.experts.values(), [*self._parts(features), features], strict=True)):
+            unknown, before = head.held == 0, head.temperature
+            scores, truth = head.learn(part, labels, views)
+            logits.append(scores.double() / head.temperature)
+            if unknown and self.precision.any():
+                # The state of an earlier version: its weights were those of scores that nobody had calibrated.
+                change = head.temperature / before
+                self.weights[i] *= change
+                self.precision[i, i] /= change.square()
+        stacked = torch.stack(logits)
+        if len(truth):
+            precision = self.precision + self.PRIOR * torch.eye(len(logits), dtype=torch.float64)
+            self.weights, learned = stacking_weights(stacked, truth, self.weights, precision)
+            self.precision = self.precision + learned
+        return torch.einsum("e,enc->nc", self.weights, stacked), truth
 
     def blur(self, before: Tensor, after: Tensor) -> None:
         for head, old, new in zip(self.moments, self._parts(before), self._parts(after), strict=True):
             head.blur(old, new)
         self.ridge.blur(before, after)
         self._solved = None
-
-    def _add(self, features: Tensor, labels: Tensor) -> None:
-        for head, part in zip(self.moments, self._parts(features), strict=True):
-            head.update(part, labels)
-        self.ridge.add(features, labels)
 
     def _parts(self, features: Tensor) -> tuple[Tensor, ...]:
         return self._check(features).split(self.blocks, 1)
@@ -428,59 +610,45 @@ class Stack(Head):
             state |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
         return state
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        super().load_state_dict(state)
+    def _earlier(self) -> dict[str, Tensor]:
+        state = {"total": torch.zeros_like(self.weights), "judged": torch.zeros((), dtype=torch.float64)}
+        for name, head in self.experts.items():
+            state |= {f"{name}.{key}": value for key, value in head._earlier().items()}
+        return state
+
+    def _load(self, state: dict[str, Tensor]) -> None:
         for name, head in self.experts.items():
             start = name + "."
             head.load_state_dict({key.removeprefix(start): v for key, v in state.items() if key.startswith(start)})
+        own = {name: value for name, value in state.items() if "." not in name}
+        if "total" not in own:
+            return super()._load(own)
+        # Weights from few samples could be negative, which made the best class the worst.
+        total, judged = own["total"].clamp_min(0), own["judged"]
+        if total.any():
+            self.weights = total / judged
+            self.precision = self.CURVATURE * judged * torch.eye(len(total), dtype=torch.float64)
 
 
-def held_out(count: int, seed: int, views: int = 1) -> tuple[Tensor, Tensor]:
-    """Split `count` rows at random: the indices of four fifths to learn from, and of one fifth to judge on.
-
-    Views of one sample stay together, and each part lists the first view of all its samples before the next.
-    """
-    samples = count // views
-    order = torch.randperm(samples, generator=generator(seed, "head", "held-out", samples))
-    first = samples * torch.arange(views)[:, None]
-    return (first + order[samples // 5 :]).flatten(), (first + order[: samples // 5]).flatten()
-
-
-def stacking_weights(logits: Tensor, labels: Tensor, prior: float) -> Tensor:
-    """The weights of experts whose weighted sum of logits has the smallest cross-entropy.
-
-    The objective is convex; every expert is measured in units of the standard deviation of its centred logits, and
-    `prior` times the squared distance to one common weight is added.
+def to_judge(labels: Tensor, views: int, most: int, counts: Tensor) -> Tensor:
+    """The samples of an update to judge: evenly spread over those whose class has others, shape (n,).
 
     Args:
-        logits: shape (experts, n, classes).
-        labels: shape (n,).
-
-    Returns:
-        Shape (experts,).
+        labels: of all views, shape (views * samples,).
+        counts: samples of each class there are, views counted, shape (classes,).
     """
-    centred = logits - logits.mean(2, keepdim=True)
-    unit = centred.square().mean((1, 2)).sqrt().clamp_min(1e-12)
-    scaled = centred / unit[:, None, None]
-    weights = torch.full_like(unit, 1.0).requires_grad_()
-    optimizer = torch.optim.LBFGS([weights], max_iter=50, line_search_fn="strong_wolfe")
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            loss = F.cross_entropy((weights[:, None, None] * scaled).sum(0), labels)
-            loss = loss + prior * (weights - weights.mean()).square().sum() + 1e-4 * weights.square().sum()
-            loss.backward()
-        return loss.item()
-
-    optimizer.step(closure)
-    return weights.detach() / unit
+    usable = (counts[labels[: len(labels) // views]] > views).nonzero().flatten()
+    # Evenly, because samples often come class by class.
+    return usable[torch.arange(min(most, len(usable))) * len(usable) // max(1, min(most, len(usable)))]
 
 
 class Rows(Head):
     """The linear classifier whose rows are trained task by task (heads "linear" and "cosine").
 
     The cosine variant compares directions: `scale * cos(x, row)`, without a bias.
+
+    Attributes:
+        temperature: what the scores are divided by, shape (); None where nothing asked for it.
     """
 
     SCALE = 16.0
@@ -490,6 +658,7 @@ class Rows(Head):
         self.cosine = cosine
         self.weight = torch.zeros(0, width)
         self.bias = torch.zeros(0)
+        self.temperature: Tensor | None = None
 
     def add_classes(self, count: int) -> None:
         self.weight = torch.cat([self.weight, self.weight.new_zeros(count, self.width)])
@@ -512,10 +681,32 @@ class Rows(Head):
         self.bias[columns] = rows.bias.detach().cpu().float()
         self._solved = None
 
+    def calibrate(self, features: Tensor, labels: Tensor) -> None:
+        """Fit the temperature to the latest task's samples among all classes.
+
+        Rows keep no statistics that a sample could be left out of, so these are samples they were trained on, and none
+        of earlier tasks: what comes of it is a guess.
+
+        Args:
+            features: shape (n, width).
+            labels: columns of the logits, shape (n,).
+        """
+        self.temperature, self._solved = None, None
+        found = temperature(evidence(self.logits(features), labels), len(labels))
+        self.temperature, self._solved = torch.tensor(found), None
+
+    def layout(self, names: Collection[str]) -> dict[str, Tensor]:
+        own = {name: value for name, value in self.state_dict().items() if name != "temperature"}
+        return {**own, "temperature": torch.ones(())} if "temperature" in names else own
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        super()._load({"temperature": None, **state})  # type: ignore[dict-item]
+
     def _solve(self) -> Linear:
+        found = Linear(self.weight, self.bias)
         if self.cosine:
-            return Linear(self.SCALE * F.normalize(self.weight, dim=1), torch.zeros_like(self.bias))
-        return Linear(self.weight, self.bias)
+            found = Linear(self.SCALE * F.normalize(self.weight, dim=1), torch.zeros_like(self.bias))
+        return found if self.temperature is None else found.scaled(1 / self.temperature)
 
     def logits(self, features: Tensor) -> Tensor:
         x = self._check(features).float()
@@ -538,7 +729,7 @@ class TaskRows(nn.Module):
 
 
 def build_head(
-    kind: str, blocks: Sequence[int], *, shrinkage: float = 0.03, projection: int | None = None, seed: int = 0
+    kind: str, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int | None = None, seed: int = 0
 ) -> Head:
     """Make an empty head, "linear", "cosine", "ncm", "lda", "ridge" or "stack", for features of one or more blocks.
 

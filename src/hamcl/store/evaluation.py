@@ -1,14 +1,15 @@
-"""Accuracy by task and by class, and what is taken for what."""
+"""Accuracy by task and by class, what is taken for what, and what probabilities are worth."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from hamcl import metrics
 from hamcl.errors import DataError
 from hamcl.method import Method, finite
 from hamcl.store.digest import digests
 from hamcl.store.lock import now
-from hamcl.store.manifest import Confusion, Evaluation, Score
+from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.check import check
 from hamcl.streams.names import spelled
@@ -30,6 +31,8 @@ def evaluate(
     """
     pairs: Counter[tuple[str, str]] = Counter()
     by_task: dict[str, Score] = {}
+    confidence: list[float] = []
+    hits: list[bool] = []
     for task in tasks:
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples to evaluate")
@@ -43,10 +46,14 @@ def evaluate(
             samples, skipped = check(samples, "skip", task.classes)
             for sentence in skipped:
                 on_skip(sentence)
-        predicted = [learner.classes[c] for c in finite(learner.logits(samples)).argmax(1).tolist()]
+        best = finite(learner.logits(samples)).double().softmax(1).max(1)
+        predicted = [learner.classes[c] for c in best.indices.tolist()]
         truth = [names[y] for y in samples.labels]
         pairs.update(zip(truth, predicted, strict=True))
-        by_task[task.name] = _score([t == p for t, p in zip(truth, predicted, strict=True)])
+        right = [t == p for t, p in zip(truth, predicted, strict=True)]
+        by_task[task.name] = Score(sum(right) / len(right), len(right))
+        confidence += best.values.tolist()
+        hits += right
     if not by_task:
         raise DataError("there are no tasks to evaluate")
     seen = {truth for truth, _ in pairs}
@@ -55,15 +62,22 @@ def evaluate(
         count = sum(n for (truth, _), n in pairs.items() if truth == name)
         by_class[name] = Score(pairs[name, name] / count, count)
     total = sum(pairs.values())
-    right = sum(n for (truth, predicted), n in pairs.items() if truth == predicted)
+    bins = metrics.reliability(confidence, hits)
     wrong = sorted(((n, t, p) for (t, p), n in pairs.items() if t != p), key=lambda x: (-x[0], x[1], x[2]))
     return Evaluation(
         time=now(),
         learned=len(learner.tasks),
-        overall=Score(right / total, total),
+        overall=Score(sum(hits) / total, total),
         tasks=by_task,
         classes=by_class,
         confusions=tuple(Confusion(t, p, n) for n, t, p in wrong[:WORST]),
+        reliability=Reliability(
+            error=metrics.calibration_error(bins),
+            judged=learner.judged,
+            samples=tuple(b.samples for b in bins),
+            confidence=tuple(min(1.0, b.confidence) if b.samples else 0.0 for b in bins),
+            accuracy=tuple(b.accuracy if b.samples else 0.0 for b in bins),
+        ),
     )
 
 
@@ -96,10 +110,6 @@ def _same(task: Task, other: Task) -> bool:
     place = [other.classes.index(name) for name in task.classes]
     mine = Samples(splits[0].inputs, [place[y] for y in splits[0].labels])
     return digests(other.classes, mine, task.modality) == digests(other.classes, splits[1], task.modality)
-
-
-def _score(right: list[bool]) -> Score:
-    return Score(sum(right) / len(right), len(right))
 
 
 def between_precisions(learner: Method, tasks: Sequence[Task]) -> tuple[int, int]:

@@ -133,6 +133,24 @@ class Confusion:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Reliability:
+    """What probabilities are worth.
+
+    Attributes:
+        error: the expected calibration error, see `hamcl.metrics.calibration_error`.
+        judged: how many left-out samples the probabilities had been fitted to.
+        samples, confidence, accuracy: of each tenth of the range of confidence, the lowest first; 0 where there are no
+            samples.
+    """
+
+    error: Fraction
+    judged: Annotated[float, Field(ge=0, le=1e12)]
+    samples: Annotated[tuple[Count, ...], Field(max_length=100)]
+    confidence: Annotated[tuple[Fraction, ...], Field(max_length=100)]
+    accuracy: Annotated[tuple[Fraction, ...], Field(max_length=100)]
+
+
+@dataclass(frozen=True, config=STRICT)
 class Evaluation:
     """Accuracies among all classes the model knew, on test splits.
 
@@ -142,6 +160,7 @@ class Evaluation:
         tasks, classes: by name.
         confusions: the most frequent ones, worst first.
         trained_on: the tasks that were learned from the very samples evaluated.
+        reliability: of the probabilities; None in an evaluation of hamcl 0.1.0.
     """
 
     time: str
@@ -151,6 +170,7 @@ class Evaluation:
     classes: dict[str, Score]
     confusions: Many[Confusion]
     trained_on: Many[str] = ()
+    reliability: Reliability | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -418,9 +438,10 @@ def check_state(state: State, options: HAMConfig, width: int, path: Path) -> Non
         return
     require(state.rows is not None, "the classifier rows are missing")
     assert state.rows is not None
+    plain: dict[str, tuple[int, ...]] = {"weight": (len(state.classes), width), "bias": (len(state.classes),)}
     rows = {name: record.shape for name, record in state.rows.tensors.items()}
     require(
-        rows == {"weight": (len(state.classes), width), "bias": (len(state.classes),)},
+        rows in ({**plain, "temperature": ()}, plain),
         "there is not one classifier row for each class",
     )
     require(bool(state.head) == (options.head not in ("linear", "cosine")), "the head is not the config's")

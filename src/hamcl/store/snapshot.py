@@ -98,9 +98,9 @@ def _check(state: State, learner: HAM) -> None:
     assert state.rows is not None
     wrong = [name for name, record in state.rows.tensors.items() if record.dtype != "F32"]
     # From how one class changes the shapes follows how all do: nothing large is made before the sizes are known.
-    empty = {} if learner.head is learner.rows else _shapes(learner.head.state_dict())
+    empty = {} if learner.head is learner.rows else _shapes(learner.head.layout(state.head))
     learner.head.add_classes(1)
-    own = {} if learner.head is learner.rows else learner.head.state_dict()
+    own = {} if learner.head is learner.rows else learner.head.layout(state.head)
     if own.keys() != state.head.keys():
         raise UsageError(f"the head holds {sorted(own)}, the files {sorted(state.head)}")
     for name, tensor in own.items():
