@@ -552,3 +552,35 @@ def test_a_named_pipe_is_no_table(tmp_path):
     os.mkfifo(tmp_path / "t.csv")
     with pytest.raises(DataError, match="is no file"):
         load_source(f"text:{tmp_path / 't.csv'}")
+
+
+# --- the same rules through the `datasets` library -----------------------------------------------------------------
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    datasets.disable_progress_bars()
+    return tmp_path / "data"
+
+
+def test_the_hub_follows_the_same_rules(tiny, hub_cache):
+    hub_cache.mkdir()
+    rows = {"Body": ["a", "b", "c"], "Team": [["x"], ["y", "x"], []], "label": [1.0, 2.0, None]}
+    save(hub_cache / "train.jsonl", rows)
+    source = load_source(f"hub:{hub_cache}", text_column="body", on_bad_sample="skip")
+    assert tiny.named(source, "train") == [("a", "1"), ("b", "2")]
+    assert "are read as whole numbers" in " ".join(source.notes) and "left out 1 of 3 rows" in " ".join(source.notes)
+    with pytest.raises(DataError, match=r"sample 1: Team holds 2 labels \(y, x\)"):
+        load_source(f"hub:{hub_cache}", text_column="body", label_column="team")
+    with pytest.raises(UsageError, match="no column of"):
+        load_source(f"hub:{hub_cache}", text_column="bodies")
+
+
+def test_the_hub_reads_paths_of_images(tiny, hub_cache):
+    tiny.folders(hub_cache / "pictures", {"p": 1}, first=7)
+    save(hub_cache / "train.csv", {"image": ["pictures/p/0.png"], "label": ["x"]})
+    source = load_source(f"hub:{hub_cache}")
+    assert (source.modality, tiny.named(source, "train")) == ("image", [(7, "x")])

@@ -219,7 +219,7 @@ class Rows:
             return (self.inputs, labels), []
         first = self.problems.get(bad[0], f"{self.where(bad[0])} has no label; add it or remove the row")
         if not skip:
-            raise DataError(first)
+            raise DataError(f"{first}; on_bad_sample=skip leaves such rows out")
         good = tuple(i for i, name in enumerate(self.labels) if name is not None)
         note = f"left out {len(bad)} of {len(self.labels)} rows, which have no usable label; the first: {first}"
         return (Selected(self.inputs, good), labels), [note]

@@ -14,6 +14,7 @@ from hamcl.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
+LONGEST_HEADER = 2**20
 LONGEST_FIELD = 2**31 - 1  # what the csv module can be told; its own limit is 131,072
 DECLARED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # how Excel names the separator before the header
 
@@ -115,7 +116,8 @@ def _separated(text: str, table: Table, usual: str, wanted: Callable[[Sequence[s
     if declared := DECLARED.match(text):
         text, first, separators = text[declared.end() :], 1, [declared[1]]
     with _long_fields():
-        best = max(separators, key=lambda separator: _shown(text, separator, wanted))  # the first of equals
+        start = text[:LONGEST_HEADER]
+        best = max(separators, key=lambda separator: _shown(start, separator, wanted))  # the first of equals
         if best != usual and not declared:
             table.notes.append(f"read {SEPARATORS[best]} as the separator of {table.file}")
         reader = csv.reader(StringIO(text, newline=""), delimiter=best, strict=True)

@@ -1,5 +1,6 @@
 """`text:PATH`: texts (or paths of images) and their labels in CSV, TSV or JSON-lines files."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,16 +25,15 @@ class Part:
     problems: dict[int, str] = field(default_factory=dict)
     files: dict[Path, Columns] = field(default_factory=dict)
 
-    def add(self, table: Table, i: int, columns: Columns) -> None:
-        """Append row i of a table."""
-        if i in table.problems:
-            self.problems[len(self.inputs)] = table.problems[i]
-        row = table.rows[i]
-        self.inputs.append(row.get(columns.inputs))
-        self.labels.append(row.get(columns.label))
-        self.superclasses.append(row.get(columns.superclass) if columns.superclass else None)
-        self.folders.append(str(table.file.parent))
-        self.where.append(table.where(i))
+    def add(self, table: Table, indices: Sequence[int], columns: Columns) -> None:
+        """Append rows of a table."""
+        start, rows = len(self.inputs), [table.rows[i] for i in indices]
+        self.problems |= {start + n: table.problems[i] for n, i in enumerate(indices) if i in table.problems}
+        self.inputs += [row.get(columns.inputs) for row in rows]
+        self.labels += [row.get(columns.label) for row in rows]
+        self.superclasses += [row.get(columns.superclass) if columns.superclass else None for row in rows]
+        self.folders += [str(table.file.parent)] * len(rows)
+        self.where += map(table.where, indices)
         self.files[table.file] = columns
 
 
@@ -52,15 +52,19 @@ def load(request: Request) -> Source:
     for file, split in _files(path):
         table = read_table(file, roles(request))
         if table.problems and not request.skip:
-            raise DataError(next(iter(table.problems.values())))
+            raise DataError(f"{next(iter(table.problems.values()))}; on_bad_sample=skip leaves such rows out")
         if not table.rows:
             continue
         columns = Columns.find(table.columns, str(file), request)
         notes += [*table.notes, *columns.notes]
         header = Header(table.columns, str(file))
         own = [header.single(column) for column in header.known(["split"])] if split is None else []
-        for i, row in enumerate(table.rows):
-            parts.setdefault(split or _split(row, own, table, i), Part()).add(table, i, columns)
+        by_split: dict[str, Sequence[int]] = {split or "train": range(len(table.rows))}
+        if own:
+            named = [_split(row.get(own[0]), table, i) for i, row in enumerate(table.rows)]
+            by_split = {name: [i for i, other in enumerate(named) if other == name] for name in dict.fromkeys(named)}
+        for name, indices in by_split.items():
+            parts.setdefault(name, Part()).add(table, indices, columns)
     if "train" not in parts:
         raise DataError(f"{path} holds no training row; add train.csv, or rows whose split is train")
     kinds = {columns.modality for part in parts.values() for columns in part.files.values()}
@@ -80,8 +84,8 @@ def _files(path: Path) -> list[tuple[Path, str | None]]:
     return [(file, file.stem.lower()) for file in files if file.stem.lower() in SPLITS]
 
 
-def _split(row: Any, own: list[str], table: Table, i: int) -> str:
-    split = str((row.get(own[0]) if own else None) or "train").strip().lower()
+def _split(cell: Any, table: Table, i: int) -> str:
+    split = str(cell or "").strip().lower() or "train"
     if split not in SPLITS:
         raise DataError(f"{table.where(i)}: split is {split!r}; write one of {listed(SPLITS, 10)}")
     return split
