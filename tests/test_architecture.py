@@ -110,4 +110,4 @@ def test_only_nn_knows_peft():
 def test_the_store_lies_below_the_command_line_and_beside_the_benchmarks():
     assert breaches("hamcl.store", lambda name: not within(name, "hamcl.bench", "hamcl.cli", "hamcl.methods")) == []
     users = {name for name in MODULES if any(within(other, "hamcl.store") for other in MODULES[name])}
-    assert {name for name in users if not within(name, "hamcl.store", "hamcl.cli")} == {"hamcl"}
+    assert {name for name in users if not within(name, "hamcl.store", "hamcl.cli")} == {"hamcl", "hamcl.learner"}

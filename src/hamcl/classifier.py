@@ -114,6 +114,14 @@ class Classifier(Method):
 
     def _take_in(self, task: Task, change: Change, *, may_be_empty: bool = False) -> TaskReport:
         """Put a task into the model by `change`, then into the head; on an error all is as it was before."""
+        if not isinstance(task, Task):
+            raise UsageError(
+                f"learn() takes a Task, got {task!r:.80}; load_task(path) makes one of a folder or a file"
+            )
+        with self.turns.changing():
+            return self._taken_in(task, change, may_be_empty=may_be_empty)
+
+    def _taken_in(self, task: Task, change: Change, *, may_be_empty: bool) -> TaskReport:
         start = time.perf_counter()
         # The check, the features before, each epoch and each view read all images again.
         task = replace(task, train=replace(task.train, inputs=Kept(task.train.inputs)))
@@ -283,6 +291,10 @@ class Classifier(Method):
         return scores
 
     def state_dict(self) -> State:
+        with self.turns.asking(inside=True):
+            return self._state()
+
+    def _state(self) -> State:
         tensors, meta = self._model_state()
         state: State = {"meta": {**self._meta(), "model": meta}}
         state |= prefixed("model", tensors) | prefixed("rows", self.rows.state_dict())
@@ -293,6 +305,10 @@ class Classifier(Method):
         return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
 
     def load_state_dict(self, state: State) -> None:
+        with self.turns.changing():
+            self._load_state(state)
+
+    def _load_state(self, state: State) -> None:
         self._load_meta(state["meta"])
         self._load_model_state(stripped("model", state), state["meta"]["model"])
         self.rows.load_state_dict(stripped("rows", state))

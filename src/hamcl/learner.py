@@ -54,6 +54,8 @@ class HAM(Classifier):
         >>> model.predict(["Fracture of left wrist"]).labels
     """
 
+    keeps = "save(path) of it keeps it in a folder, without pickle, and HAM.load(path) reads that"
+
     PROBE = 256
     """Samples of the current task on which `cka` compares feature changes."""
 
@@ -62,6 +64,11 @@ class HAM(Classifier):
     def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
         super().__init__(backbone, config, adapted(backbone, config))
         self.groups = Groups(config.max_groups, config.threshold, calibrated=config.threshold_kind == "zscore")
+
+    @property
+    def together(self) -> bool:
+        # Frozen features are computed by switching the adapters off.
+        return self.config.head_features == "adapted" or self.head is self.rows
 
     def _report(self, task: Task) -> HAMReport:
         return HAMReport(task.name, list(task.classes), notes=list(task.notes))
@@ -178,7 +185,8 @@ class HAM(Classifier):
         """
         if not self.groups.groups:
             raise UsageError("nothing was learned yet: call learn(task) first")
-        return self.model.folded(final(self.groups.groups))
+        with self.turns.asking():
+            return self.model.folded(final(self.groups.groups))
 
     def rebased(self) -> "HAM":
         """A learner that goes on from the final merge: its backbone is the merged model, its groups are still to come.
@@ -262,6 +270,38 @@ class HAM(Classifier):
                     f"{what} holds numbers that are not finite, so the model cannot be exported; restore it from a "
                     "copy, or learn again with a lower lr"
                 )
+
+    def save(self, path: str | Path) -> None:
+        """Write the learner to a new folder, without pickle: it is a store (see docs/store.md) of this one state.
+
+        The backbone's weights stay where they are; the folder says which they were. `HAM.load` reads it, and so do
+        `Store.open` and every `ham` command.
+
+        Raises:
+            UsageError: there is something at `path` already, the learner keeps samples (`memory_per_class`), its
+                backbone was not made by `load_backbone`, or it is learning.
+            DataError: the folder cannot be written.
+        """
+        from hamcl.store import saved  # a store builds on this module
+
+        with self.turns.asking():
+            saved.save(self, Path(path).expanduser())
+
+    @classmethod
+    def load(cls, path: str | Path, *, backbone: str | None = None, device: str | None = None) -> "HAM":
+        """Read what `save` wrote, or the present state of any store; learning can go on from it.
+
+        Args:
+            backbone: where the backbone lies now, if not where it was; it must be the same one.
+            device: instead of the one it was on.
+
+        Raises:
+            UsageError: there is nothing to read at `path`.
+            DataError: something in it was changed, or the backbone is missing or another one.
+        """
+        from hamcl.store import saved
+
+        return saved.load(Path(path).expanduser(), backbone=backbone, device=device)
 
     def _model_state(self) -> tuple[dict[str, Tensor], State]:
         state = self.groups.state_dict()

@@ -14,10 +14,13 @@ from torch import Tensor
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.nn.backbones import Backbone, load_backbone
-from hamcl.streams.base import Augmentation, Samples, Task
+from hamcl.streams.base import Augmentation, Images, Inputs, Samples, Task
 from hamcl.streams.check import check
+from hamcl.streams.given import by_position
+from hamcl.streams.handed import is_one_image
 from hamcl.streams.names import canonical, key, spelled
 from hamcl.training import Batch, Progress, extract, resolve_device
+from hamcl.turns import Turns
 
 State = dict[str, Any]
 
@@ -86,6 +89,9 @@ class Method(ABC):
     defaults: Mapping[str, Any] = MappingProxyType({})
     """Options that differ from HAMConfig's defaults for this method, before the user's own."""
 
+    keeps = "keep its state_dict(), and give it to load_state_dict() of another one with the same backbone"
+    """What somebody does who wants to keep a learner in a file."""
+
     config_type: type[HAMConfig] = HAMConfig
     """HAMConfig, or a subclass that adds the options this method alone has."""
 
@@ -103,6 +109,14 @@ class Method(ABC):
         self.tasks: list[list[int]] = []
         self.task_names: list[str] = []
         self.augmentation: Augmentation = "none"
+        self.turns = Turns()
+
+    def __repr__(self) -> str:
+        known = f"{len(self.tasks)} tasks, {len(self.classes)} classes"
+        return f"{type(self).__name__}({known}, backbone {self.backbone.spec!r}, {self.device})"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise UsageError(f"{type(self).__name__} is not pickled or copied; {self.keeps}")
 
     @classmethod
     def from_backbone(cls, spec: str, config: HAMConfig | None = None, **options: Any) -> Self:
@@ -142,13 +156,34 @@ class Method(ABC):
         """Samples the model had not learned that its probabilities were fitted to; 0: they are a guess."""
         return 0.0
 
-    def predict(self, inputs: Sequence[Any], k: int = 1) -> Prediction:
-        """Classify raw inputs (RGB images or texts); none give an empty prediction."""
+    @property
+    def together(self) -> bool:
+        """Whether threads may ask at the same time: answering switches nothing in the model."""
+        return False
+
+    def predict(self, inputs: Any, k: int = 1) -> Prediction:
+        """Classify one input or several; none give an empty prediction.
+
+        Threads may ask together. While the model learns they are refused.
+
+        Args:
+            inputs: texts, or images: opened with Pillow, paths of files, encoded bytes, or 8-bit arrays and tensors
+                (see `hamcl.streams.handed.as_image`). One alone is taken for a list of one.
+            k: how many classes to name.
+
+        Raises:
+            UsageError: nothing was learned yet, the model is learning, or `k` or `inputs` cannot be meant.
+            DataError: an input cannot be read.
+        """
         if not self.classes:
             raise UsageError("nothing was learned yet: call learn(task) first")
+        if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
+            raise UsageError(f"k says how many classes to name, at least 1, got {k!r}")
+        inputs = self._inputs(inputs)
         if not len(inputs):
             return Prediction([], torch.empty(0, min(k, len(self.classes))))
-        scores = finite(self.logits(Samples(inputs, [0] * len(inputs))))
+        with self.turns.asking(alone=not self.together):
+            scores = finite(self.logits(Samples(inputs, [0] * len(inputs))))
         probabilities, columns = scores.softmax(1).topk(min(k, len(self.classes)))
         return Prediction([[self.classes[c] for c in row] for row in columns.tolist()], probabilities)
 
@@ -161,7 +196,16 @@ class Method(ABC):
         if unseen:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
         truth = torch.tensor([self.classes.index(names[y]) for y in task.test.labels])
-        return (finite(self.logits(task.test)).argmax(1) == truth).double().mean().item()
+        with self.turns.asking(alone=not self.together):
+            scores = finite(self.logits(task.test))
+        return (scores.argmax(1) == truth).double().mean().item()
+
+    def _inputs(self, inputs: Any) -> Sequence[Any]:
+        """What was given to `predict`, by position."""
+        if self.backbone.modality == "text":
+            return [inputs] if isinstance(inputs, str) else by_position(inputs, "inputs")
+        many = [inputs] if is_one_image(inputs) else by_position(inputs, "inputs")
+        return many if isinstance(many, Inputs) else Images(many)
 
     def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str], list[str]]:
         """The training samples that can be read, one message per sample left out, and the task's notes and more."""

@@ -5,6 +5,7 @@ A resumed run therefore equals an uninterrupted one: no draw depends on how many
 
 import hashlib
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -25,23 +26,28 @@ def generator(seed: int, *purpose: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
+_ONE = threading.RLock()
+"""The generators are those of the whole process, so one thread at a time draws from them."""
+
+
 @contextmanager
 def scoped(seed: int, *purpose: int | str) -> Iterator[None]:
-    """Seed the global generators inside the block and restore them after it.
+    """Seed the global generators inside the block and restore them after it; other threads' blocks wait.
 
     For code that takes no generator (torchvision's transforms, dropout).
     """
     derived = derive_seed(seed, *purpose)
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(derived)
-            random.seed(derived)
-            np.random.seed(derived % 2**32)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with _ONE:
+        python_state, numpy_state = random.getstate(), np.random.get_state()
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(derived)
+                random.seed(derived)
+                np.random.seed(derived % 2**32)
+                yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 def capture(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:

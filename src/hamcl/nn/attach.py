@@ -223,7 +223,7 @@ class AdaptedBackbone(nn.Module):
                 plain.weight = nn.Parameter((weight.detach().cpu() + delta).to(weight), requires_grad=False)
             memo[id(layer)] = plain  # deepcopy puts it wherever the adapted layer was
         folded = copy.deepcopy(self.backbone, memo)
-        folded.fingerprint = fingerprint(folded.module)
+        folded.fingerprint, folded.options = fingerprint(folded.module), None
         return folded
 
     def _activate(self, task: bool) -> None:

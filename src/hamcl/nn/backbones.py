@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Backbone(nn.Module):
         modality: "image" or "text".
         blocks: the number of features from each depth; one depth unless `read_depths` was called.
         fingerprint: of the weights this object was made with, see `fingerprint`.
+        options: of `load_backbone`, besides the spec; None if these weights were not made by it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Backbone(nn.Module):
     ) -> None:
         super().__init__()
         self.spec = spec
+        self.options: dict[str, Any] | None = None
         self.location = str(Path(spec).resolve()) if is_folder(spec) else spec
         self.module = module.requires_grad_(False).eval()
         self.features = features
@@ -176,7 +179,9 @@ def load_backbone(
                 f"{option} does not apply to backbone {spec!r}, which reads {loaded.preprocess.modality}s"
             )
         try:
-            return Backbone(spec, *loaded, expected=expected)
+            backbone = Backbone(spec, *loaded, expected=expected)
+            backbone.options = {"pretrained": pretrained, "image_size": image_size, "max_length": max_length}
+            return backbone
         except HamError:
             raise
         except Exception as error:  # whatever the network raises on an input it cannot take

@@ -36,6 +36,7 @@ from hamcl.store.objects import check_object, load_object, save_object
 from hamcl.store.sizes import Sizes, sizes
 from hamcl.store.unfinished import Identity, Unfinished
 from hamcl.store.verify import verify
+from hamcl.streams import load_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
 from hamcl.training import Progress
@@ -63,8 +64,12 @@ class Store:
     happens to the process or the disk, the state is the one before or the one after.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, backbone: str | None = None) -> None:
-        self._folder, self._spec = Folder(path, manifest), backbone
+    def __init__(self, path: Path, manifest: Manifest, backbone: str | None = None, device: str | None = None) -> None:
+        self._folder, self._spec, self._device = Folder(path, manifest), backbone, device
+
+    def __repr__(self) -> str:
+        state = self.manifest.state
+        return f"Store({str(self.path)!r}, {len(state.tasks)} tasks, {len(state.classes)} classes)"
 
     @property
     def path(self) -> Path:
@@ -101,7 +106,7 @@ class Store:
             UsageError: there is something at `path` already, or an option or the backbone cannot be used.
             DataError: the folder cannot be written to.
         """
-        root, config = Path(path), config or HAMConfig()
+        root, config = Path(path).expanduser(), config or HAMConfig()
         taken = f"there is a store at {root} already; learn into it, or give another path"
         if (root / MANIFEST).exists():
             raise UsageError(taken)
@@ -111,8 +116,7 @@ class Store:
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
         if not 0 <= keep <= KEEP:
             raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
-        if config.memory_per_class:
-            raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")
+        _check_memory(config)
         try:
             options = BackboneOptions(**backbone_options or {})
         except ValidationError as error:
@@ -121,6 +125,15 @@ class Store:
         loaded = load_backbone(spec, **asdict(options))
         layers = tuple(HAM(loaded, config).model.layers)  # which may also change the width
         record = BackboneRecord(spec, options, loaded.fingerprint, loaded.modality, loaded.width, layers)
+        return cls.begin(root, record, config, keep=keep, text=f"began with backbone {spec}")
+
+    @classmethod
+    def begin(
+        cls, root: Path, record: BackboneRecord, config: HAMConfig, *, keep: int = 3, text: str = "began"
+    ) -> "Store":
+        """Make a store whose backbone is known; see `create`, which loads it."""
+        _check_memory(config)
+        taken = f"there is a store at {root} already; learn into it, or give another path"
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
@@ -128,32 +141,33 @@ class Store:
         with store._folder.writing("init", new=True):
             if (root / MANIFEST).exists():
                 raise UsageError(taken)
-            store._folder.write(manifest, "init", f"began with backbone {spec}")
+            store._folder.write(manifest, "init", text)
         with files.explained(root):
             files.sync(root.resolve().parent)
         return store
 
     @classmethod
-    def open(cls, path: str | Path, *, backbone: str | None = None) -> "Store":
+    def open(cls, path: str | Path, *, backbone: str | None = None, device: str | None = None) -> "Store":
         """Read and check the manifest, and nothing else.
 
         Args:
             backbone: where the backbone lies now, if not where the manifest says; it must be the same one.
+            device: what everything is computed on, instead of what the config says.
 
         Raises:
             UsageError: there is no store at `path`.
             DataError: the manifest cannot be trusted or has another format version.
         """
-        root = Path(path)
+        root = Path(path).expanduser()
         if not (root / MANIFEST).exists() and not (root / MANIFEST).is_symlink():
             raise UsageError(f"there is no store at {root} (it has no {MANIFEST}); make one with ham init")
-        return cls(root, read_manifest(root), backbone)
+        return cls(root, read_manifest(root), backbone, device)
 
     def model(self, device: str | None = None) -> HAM:
         """The present model, ready to predict, evaluate and export; a copy that does not change with the store.
 
         Args:
-            device: instead of the config's.
+            device: instead of that of this object or of the config.
 
         Raises:
             DataError: the backbone is missing or another one, or a file is missing or was changed.
@@ -162,7 +176,7 @@ class Store:
 
     def learn(
         self,
-        task: Task,
+        task: Task | str | Path,
         *,
         options: Mapping[str, Any] | None = None,
         restart: bool = False,
@@ -175,6 +189,7 @@ class Store:
         call goes on from there and ends with the same tensors as if nothing had happened.
 
         Args:
+            task: a task, or where its data lies (see `hamcl.load_task`).
             options: for this task instead of those of the store; the ones in `hamcl.config.PER_TASK`.
             restart: drop what an unfinished `learn` left.
 
@@ -186,6 +201,7 @@ class Store:
         """
         if not 0 <= checkpoint_minutes < math.inf:
             raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
+        task = _read(task)
         with self._folder.writing("learn"):
             state = self.manifest.state
             if task.name in [canonical(known.name) for known in state.tasks]:
@@ -262,7 +278,7 @@ class Store:
 
     def evaluate(
         self,
-        tasks: Sequence[Task],
+        tasks: Sequence[Task | str | Path] | Task | str | Path,
         *,
         options: Mapping[str, Any] | None = None,
         record: bool = True,
@@ -271,6 +287,7 @@ class Store:
         """Classify the test splits of `tasks` among all classes.
 
         Args:
+            tasks: one or several, or where their data lies.
             options: for this evaluation instead of those of the store, as in `learn`.
             record: keep the result in the manifest.
             on_skip: is told of every sample left out because it cannot be read (`on_bad_sample`).
@@ -280,12 +297,14 @@ class Store:
             Unrecorded: the result, which the error carries, could not be kept: the folder cannot be written to,
                 somebody else is writing, or another command changed the model in the meantime.
         """
+        several = [tasks] if isinstance(tasks, Task | str | Path) else tasks
+        given = [_read(task) for task in several]
         learner = self.model()
         learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
-        evaluation.refuse_twice(tasks)
-        result = evaluation.evaluate(learner, tasks, on_skip)
-        own = dict.fromkeys(name for task in tasks for name in self.trained_on(task))
+        evaluation.refuse_twice(given)
+        result = evaluation.evaluate(learner, given, on_skip)
+        own = dict.fromkeys(name for task in given for name in self.trained_on(task))
         result = replace(result, trained_on=tuple(own))
         if record:
             try:
@@ -406,6 +425,11 @@ class Store:
         """Bytes by what they are for."""
         return sizes(self.path, self.manifest)
 
+    def keep(self, learner: HAM, command: str, text: str) -> None:
+        """Take over what a learner of this store's backbone and config has learned since the present state."""
+        with self._folder.writing(command):
+            self._commit(learner, command, text, {})
+
     def _load(self, manifest: Manifest, device: str | None) -> HAM:
         """Put the model of a manifest together."""
         record, options = manifest.backbone, manifest.options
@@ -417,6 +441,7 @@ class Store:
                 raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
             # Names and not the config's pattern: a stranger's pattern may take for ever to match.
             names = "|".join(re.escape(layer) for layer in record.layers)
+            device = device or self._device
             options = replace(options, device=device) if device else options
             learner = HAM(backbone, replace(options, targets=names))
             learner.config = options
@@ -447,6 +472,16 @@ class Store:
 def _same(task: str | None, asked: str) -> bool:
     """Whether a task, None for the beginning, is the one asked for."""
     return task is not None and canonical(task) == canonical(asked)
+
+
+def _check_memory(config: HAMConfig) -> None:
+    if config.memory_per_class:
+        raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")
+
+
+def _read(task: Task | str | Path) -> Task:
+    """A task, or the one that lies at a path."""
+    return task if isinstance(task, Task) else load_task(task)
 
 
 def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:

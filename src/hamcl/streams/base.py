@@ -7,6 +7,7 @@ from typing import Any, Literal, overload
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.given import by_position, labels_of
+from hamcl.streams.handed import as_image
 from hamcl.streams.names import canonical, check_classes, check_name, renamed
 
 Modality = Literal["image", "text"]
@@ -40,6 +41,9 @@ class Samples:
         object.__setattr__(self, "labels", labels_of(self.labels))
         if len(self.inputs) != len(self.labels):
             raise UsageError(f"{len(self.inputs)} inputs but {len(self.labels)} labels; give each input one label")
+
+    def __repr__(self) -> str:
+        return f"Samples({len(self)} of {len({*self.labels})} labels)"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -98,6 +102,19 @@ class Joined(Inputs):
 
 
 @dataclass(frozen=True)
+class Images(Inputs):
+    """A lazy view of images as somebody handed them over, see `hamcl.streams.handed.as_image`."""
+
+    source: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def at(self, i: int) -> Any:
+        return as_image(self.source[i], f"sample {i}")
+
+
+@dataclass(frozen=True)
 class Task:
     """One task: its class names and its splits, labels being positions in `classes`.
 
@@ -131,7 +148,13 @@ class Task:
             samples = getattr(self, split)
             if not isinstance(samples, Samples):
                 raise UsageError(f"{split} of task {self.name!r} must be Samples(inputs, labels), got {samples!r:.80}")
+            if self.modality == "image" and len(samples) and not isinstance(samples.inputs, Inputs):
+                samples = Samples(Images(samples.inputs), samples.labels)
             object.__setattr__(self, split, self._positioned(samples, split))
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split} {len(getattr(self, split))}" for split in ("train", "val", "test"))
+        return f"Task({self.name!r}, {len(self.classes)} classes, {self.modality}s: {sizes})"
 
     def _positioned(self, samples: Samples, split: str) -> Samples:
         """The samples with positions in `classes` for labels that are class names."""
@@ -166,6 +189,9 @@ class Stream(Sequence[Task]):
     tasks: tuple[Task, ...]
     superclasses: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Stream({self.name!r}, {len(self.tasks)} tasks, {len(self.classes)} classes)"
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -1,0 +1,59 @@
+"""One learner in a folder: a store that holds its present state and no other."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from hamcl.errors import DataError, UsageError
+from hamcl.learner import HAM
+from hamcl.store.files import sync
+from hamcl.store.manifest import BackboneOptions, BackboneRecord
+from hamcl.store.store import Store
+
+
+def save(learner: HAM, path: Path) -> None:
+    """Make a store of what a learner knows; nothing is at `path`, or all of it.
+
+    Raises:
+        UsageError: there is something at `path`, or the learner cannot be put together again from a store.
+        DataError: the folder cannot be written.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise UsageError(f"there is something at {path} already; save to a new folder")
+    backbone = learner.backbone
+    if backbone.options is None:
+        raise UsageError(
+            f"backbone {backbone.spec!r} was not made by load_backbone, which would have to find it again; export() "
+            "writes the model with its weights"
+        )
+    spec = str(Path(backbone.spec).resolve()) if (Path(backbone.spec) / "config.json").is_file() else backbone.spec
+    layers = tuple(learner.model.layers)
+    options = BackboneOptions(**backbone.options)
+    record = BackboneRecord(spec, options, backbone.fingerprint, backbone.modality, backbone.width, layers)
+    place = path.resolve()
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        # Beside its place, and under its name once it is whole.
+        fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.new")
+        try:
+            store = Store.begin(fresh, record, learner.config, text="began with a learner made elsewhere")
+            if learner.tasks:
+                store.keep(learner, "save", f"saved {len(learner.tasks)} tasks")
+            fresh.rename(place)
+            sync(place.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another place"
+        ) from error
+
+
+def load(path: Path, *, backbone: str | None = None, device: str | None = None) -> HAM:
+    """Read the present state of a store as a learner of its own.
+
+    Raises:
+        UsageError: there is no store at `path`.
+        DataError: it cannot be trusted, or the backbone is missing or another one.
+    """
+    return Store.open(path, backbone=backbone, device=device).model()
