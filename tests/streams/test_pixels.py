@@ -15,7 +15,7 @@ from PIL import Image
 
 from hamcl.cli.main import main
 from hamcl.errors import DataError
-from hamcl.streams import Samples, check, read_image
+from hamcl.streams import Samples, check, load_source, read_image
 from hamcl.streams.pixels import FORMATS, MAX_PIXELS, SUFFIXES, UNREAD, decode_image, rgb
 from hamcl.streams.walk import images
 
@@ -228,6 +228,18 @@ def test_a_guessed_range_is_said():
         f"1 {said} 0..255",
         f"2 {said} 0..4095",
     ]
+
+
+@pytest.mark.skipif("HEIF" in FORMATS, reason="pillow-heif is installed and reads it")
+def test_heic_is_told_what_reads_it(tmp_path):
+    for name in ("a/0.png", "a/1.heic", "b/0.png", "b/1.heic"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(Image.new("RGB", (8, 8))))
+    assert (
+        "images that are read where pillow-heif is installed: .heic (2)" in load_source(f"folder:{tmp_path}").notes[0]
+    )
+    with pytest.raises(DataError, match="here is a HEIC image: pip install pillow-heif, or save it as JPEG"):
+        decode_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "here")
 
 
 def test_images_given_by_hand_are_checked_before_training():

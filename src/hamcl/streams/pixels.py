@@ -29,12 +29,18 @@ Pillow opens more, some of them by starting other programs (EPS) or with decoder
 FORMATS = tuple(format_ for format_ in SUFFIXES_OF if format_ in Image.OPEN)
 SUFFIXES = frozenset(suffix for suffixes in SUFFIXES_OF.values() for suffix in suffixes)
 
+PHONE = frozenset([".heic", ".heics", ".heif", ".heifs", ".hif"]) - SUFFIXES
+"""Suffixes of HEIC, where the package that reads it is missing."""
+
 UNREAD = (
-    {".heic", ".heics", ".heif", ".heifs", ".hif", ".avif", ".avifs", ".webp", ".jp2", ".jxl", ".svg", ".svgz", ".psd"}
+    {*PHONE, ".avif", ".avifs", ".webp", ".jp2", ".jxl", ".svg", ".svgz", ".psd"}
     | {".eps", ".ps", ".pdf", ".xcf", ".ico", ".icns", ".tga", ".pcx", ".exr", ".hdr", ".dds", ".dcm", ".raw", ".dng"}
     | {".arw", ".cr2", ".cr3", ".nef", ".nrw", ".orf", ".raf", ".rw2", ".srw", ".pef"}
 ) - SUFFIXES
 """Suffixes of images that are not read here, so that they can be named where they are left out."""
+
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""The brands by which a HEIC file begins."""
 
 MAX_PIXELS = 2**30 // 12
 """The most pixels an image may have, 89 million, above which Pillow warns: a larger one takes a gigabyte to read."""
@@ -78,6 +84,8 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     except Image.DecompressionBombError as error:  # twice the bound and more
         raise _too_large(where) from error
     except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in HEIC and "HEIF" not in FORMATS:
+            raise DataError(f"{where} is a HEIC image: pip install pillow-heif, or save it as JPEG") from error
         raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
     except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
         raise DataError(f"{where} is not a readable image ({error}); replace it or remove it") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hamcl.errors import DataError
 from hamcl.streams.names import legible
-from hamcl.streams.pixels import SUFFIXES, UNREAD
+from hamcl.streams.pixels import PHONE, SUFFIXES, UNREAD
 
 # Folders that systems make: Synology, QNAP, Windows, Linux.
 _SYSTEM = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
@@ -16,6 +16,7 @@ _SILENT = {"thumbs.db", "desktop.ini", "icon\r"}  # files that systems make, whi
 
 HIDDEN = "hidden folders and files with images (a class must not begin with . or __)"
 OTHER = "files that are no images by their suffix"
+HEIC = "images that are read where pillow-heif is installed"
 FOREIGN = "images of formats that are not read here"
 LOOSE = "images that lie in no class folder"
 TWICE = "links to folders that are read already"
@@ -146,7 +147,7 @@ def _usable(entry: os.DirEntry[str], left: LeftOut) -> bool:
     elif entry.name.startswith(".") or entry.name.casefold() in _SILENT:
         pass
     elif suffix in UNREAD:
-        left.add(FOREIGN, suffix)
+        left.add(HEIC if suffix in PHONE else FOREIGN, suffix)
     else:
         left.add(OTHER, suffix or entry.name)
     return False
