@@ -221,6 +221,21 @@ def test_an_adapter_brings_its_class_names_to_a_base_with_others(
             close(loaded(**prepared(model, inputs)).logits, scores(model, inputs))
 
 
+def test_an_adapter_of_features_fits_no_classifier_of_others(family, family_learner, tmp_path):
+    import transformers as tf
+    from peft import PeftModel
+
+    model, inputs = family_learner("bert")
+    model.export(tmp_path / "out", "peft")
+    base = tf.AutoModelForSequenceClassification.from_pretrained(
+        family("bert"), id2label={0: "POSITIVE", 1: "NEGATIVE"}
+    )
+    with pytest.raises(ValueError, match="not found in the base model"):
+        PeftModel.from_pretrained(base, tmp_path / "out")
+    with pytest.raises(KeyError, match="logits"):  # it comes down to a model of features
+        tf.pipeline("text-classification", model=str(tmp_path / "out"))(inputs[0])
+
+
 def test_an_adapter_is_swapped_for_a_later_one(family_learner, toy, work, family, tmp_path):
     from peft import AutoPeftModel
     from peft.utils.hotswap import hotswap_adapter

@@ -66,7 +66,6 @@ def export_peft(
         classifier = module.get_submodule(stock.classifier).state_dict()
         tensors |= {f"{stock.classifier}.{key}": value for key, value in classifier.items()}
 
-    whole = is_whole(module)
     usual = max(ranks.values(), key=list(ranks.values()).count)
     unusual = {f"^{re.escape(name)}": rank for name, rank in ranks.items() if rank != usual}
     config = LoraConfig(
@@ -74,11 +73,11 @@ def export_peft(
         lora_alpha=usual,
         rank_pattern=dict(unusual),
         alpha_pattern=dict(unusual),
-        target_modules=_targets(module, list(ranks), whole=whole),
+        target_modules=_targets(module, list(ranks), classifier=stock is not None),
         modules_to_save=[stock.classifier] if stock else None,
         base_model_name_or_path=known_name(backbone),
         auto_mapping={"base_model_class": type(module).__name__, "parent_library": type(module).__module__}
-        if whole
+        if is_whole(module)
         else None,
         inference_mode=True,
     )
@@ -226,12 +225,14 @@ def _weight(module: nn.Module, name: str) -> Tensor:
     return base.weight
 
 
-def _targets(module: nn.Module, names: list[str], *, whole: bool) -> list[str] | str:
-    """The names as a list, which every library reads, unless PEFT would take one for the ending of another layer, or
-    the model is a part of what others may load: a pattern of whole names fits nothing else.
+def _targets(module: nn.Module, names: list[str], *, classifier: bool) -> list[str] | str:
+    """The names as a list, which every library reads, unless PEFT would take one for the ending of another layer.
+
+    Without a classifier a pattern of whole names, which fits nothing but the model of features: a list would fit
+    classification models as well, whose classifier knows nothing of what was learned.
     """
     endings = tuple("." + name for name in names)
-    if not whole or any(name.endswith(endings) and name not in names for name, _ in module.named_modules()):
+    if not classifier or any(name.endswith(endings) and name not in names for name, _ in module.named_modules()):
         return "|".join(re.escape(name) for name in names)
     return names
 
