@@ -18,6 +18,7 @@ from hamcl.streams.base import Samples, Stream
 
 OPTIONS = RunOptions("centres", stream={"spec": "numbers", "tasks": 4}, command=["ham", "run"])
 RESUME = replace(OPTIONS, resume=True)
+DRAW = runner._draw
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +249,24 @@ def test_predictions_of_the_last_step_only(tmp_path, stream, method):
     run(stream, method(), tmp_path, options=replace(OPTIONS, predictions="last"))
     table = pq.read_table(tmp_path / "predictions.parquet")
     assert set(table["step"].to_pylist()) == {3} and set(table["task"].to_pylist()) == {0, 1, 2, 3}
+
+
+def test_a_plot_that_cannot_be_drawn_does_not_cost_the_run(tmp_path, stream, method, monkeypatch):
+    def full(path, result):
+        raise DataError("no space left")
+
+    drawn = []
+    monkeypatch.setattr(runner, "_draw", DRAW)
+    monkeypatch.setattr(runner, "plot_matrix", full)
+    monkeypatch.setattr(runner, "plot_curve", lambda path, result: drawn.append(path.name))
+    result = run(stream, method(), tmp_path / "a", options=OPTIONS)
+    assert result.status == "complete" and drawn == ["curve.png"]
+    assert result.notes[-1].startswith("matrix.png was not drawn (no space left)")
+
+
+def test_scores_that_are_infinite_are_an_error(tmp_path, stream, method, monkeypatch):
+    learner = method()
+    real = learner.logits
+    monkeypatch.setattr(learner, "logits", lambda samples: real(samples) + float("inf"))
+    with pytest.raises(TrainingError, match="are not finite after learning"):
+        run(stream, learner, tmp_path / "a", options=OPTIONS)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -107,7 +108,8 @@ def run(
     except BaseException as error:
         result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         result.error = None if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-        result.write(out)
+        with suppress(OSError, DataError):  # a full disk is told by the error there is
+            result.write(out)
         _draw(out, result)
         raise
     _draw(out, result)
@@ -199,12 +201,20 @@ def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord
 
 
 def _draw(out: Path, result: Result) -> None:
-    """Draw what has more to show than one number."""
+    """Draw what has more to show than one number.
+
+    What keeps a plot from being drawn (a full disk, a font) is noted and does not cost the run.
+    """
     finite = np.isfinite(result.accuracy)
-    if finite.sum() > 1:
-        plot_matrix(out / MATRIX, result)
-    if finite.any(axis=1).sum() > 1:
-        plot_curve(out / CURVE, result)
+    for name, plot, shows in (
+        (MATRIX, plot_matrix, finite.sum() > 1),
+        (CURVE, plot_curve, finite.any(axis=1).sum() > 1),
+    ):
+        try:
+            if shows:
+                plot(out / name, result)
+        except Exception as error:
+            result.notes.append(f"{name} was not drawn ({error}); ham report --plot draws from the record")
 
 
 def _backbone(method: Method, options: RunOptions) -> dict[str, Any]:

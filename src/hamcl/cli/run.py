@@ -148,6 +148,7 @@ def run(
             result = run_stream(data, learner, out, options=options, progress=stepped, on_task=learned)
         for setting in compare([result]):
             shown.print(setting.table())
+        note(sentence for sentence in result.notes if sentence not in data.notes)
         shown.print(f"The record, the predictions and the plots are in {out}", **PLAIN)
 
 
