@@ -1,7 +1,9 @@
 """Two writers and a reader on one store: no reader waits or sees a mixture, and no two writers write at once.
 
 Two processes learn a task and take it back, again and again; the one that comes second is refused. Meanwhile this
-process reads the manifest and all tensors again and again.
+process reads the manifest and all tensors again and again. Then the same while a third process deletes `.lock` every
+now and then, as nobody should: a writer may now be refused at its end, too, but none that ended well may be missing in
+the history.
 
     python benchmarks/concurrent_store.py --reads 1000
 """
@@ -9,23 +11,31 @@ process reads the manifest and all tensors again and again.
 import argparse
 import json
 import os
+import random
 import signal
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, three
+from small_store import create, loaded_once, three
 
 from hamcl.errors import HamError
 from hamcl.store import Manifest, Store
 from hamcl.store.folder import Folder, read_manifest
+from hamcl.store.lock import LOCK
 from hamcl.store.objects import load_object
 
+REASONS = ("is being written by", "already", "keeps no state")
+LOST = ("so it stops", "changed by another command")
 
-def write(path: Path, refused: Path) -> None:
-    """Learn and undo until the process is killed; a byte in the file `refused` for every time somebody was first."""
+
+def write(path: Path, refused: Path, done: Path) -> None:
+    """Learn and undo until the process is killed; a byte in the file `refused` for every time somebody was first, and
+    one in `done` for every change made.
+    """
     store, task = Store.open(path), three(2)
     while True:
         try:
@@ -33,9 +43,11 @@ def write(path: Path, refused: Path) -> None:
                 store.learn(task)
             else:
                 store.undo()
+            with done.open("ab") as file:
+                file.write(b"x")
         except HamError as error:
             # The other writer may also have done it between the look and the lock.
-            if not any(reason in str(error) for reason in ("is being written by", "already")):
+            if not any(reason in str(error) for reason in (*REASONS, *LOST)):
                 raise
             with refused.open("ab") as file:
                 file.write(b"x")
@@ -53,47 +65,73 @@ def read(path: Path) -> Manifest:
     return Folder(path, read_manifest(path)).read(load)
 
 
+def delete(path: Path, done: Path) -> None:
+    """Delete the lock once for every change made, until the process is killed."""
+    draw = random.Random(0)
+    while True:
+        before = done.stat().st_size if done.exists() else 0
+        time.sleep(draw.uniform(0, 1))
+        (path / LOCK).unlink(missing_ok=True)
+        while (done.stat().st_size if done.exists() else 0) == before:
+            time.sleep(0.01)
+
+
 def run(folder: Path, reads: int, writes: int) -> dict[str, Any]:
-    """Read at least `reads` times, and until `writes` changes were seen, in `folder`, which must be empty."""
+    """Read at least `reads` times, and until `writes` changes were seen, in `folder`, which must be empty; then half
+    as much while the lock is deleted.
+    """
+    with loaded_once():
+        figures = _run(folder / "locked", reads, writes)
+        figures["without_lock"] = _run(folder / "unlocked", reads // 2, writes // 2, delete)
+    return figures
+
+
+def _run(folder: Path, reads: int, writes: int, disturb: Callable[[Path, Path], None] | None = None) -> dict[str, Any]:
+    folder.mkdir()
     store = create(folder / "shared.ham")
     for i in range(2):
         store.learn(three(i))
-    states = {2: store.manifest.state.key}
-    refused, writers = folder / "refused", []
-    for _ in range(2):
+    states, events = {2: store.manifest.state.key}, len(store.manifest.history)
+    refused, done, others = folder / "refused", folder / "done", []
+    works = [lambda: write(store.path, refused, done)] * 2 + [lambda: disturb(store.path, done)] * bool(disturb)
+    for work in works:
         pid = os.fork()
         if pid == 0:
             try:
-                write(store.path, refused)
+                work()
             finally:
                 os._exit(1)
-        writers.append(pid)
+        others.append(pid)
     problems: list[str] = []
     changes: set[int] = set()
-    slowest, done = 0.0, 0
+    slowest, read_ = 0.0, 0
     try:
-        while done < reads or len(changes) <= writes:
+        while read_ < reads or len(changes) <= writes:
             start = time.perf_counter()
             try:
-                state, events = (m := read(store.path)).state, len(m.history)
-                known = 2 if len(state.tasks) == 2 else events  # every time a task is learned it has another date
+                state, seen = (m := read(store.path)).state, len(m.history)
+                known = 2 if len(state.tasks) == 2 else seen  # every time a task is learned it has another date
                 if states.setdefault(known, state.key) != state.key:
                     problems.append(f"a state of {len(state.tasks)} tasks is not the one before")
-                changes.add(events)
+                changes.add(seen)
             except HamError as error:
                 problems.append(str(error))
-            slowest, done = max(slowest, time.perf_counter() - start), done + 1
-            if any(os.waitpid(pid, os.WNOHANG)[0] for pid in writers):
+            slowest, read_ = max(slowest, time.perf_counter() - start), read_ + 1
+            if any(os.waitpid(pid, os.WNOHANG)[0] for pid in others):
                 raise RuntimeError("a writer failed")
     finally:
-        for pid in writers:
+        for pid in others:
             os.kill(pid, signal.SIGKILL)
-        for pid in writers:
+        for pid in others:
             os.waitpid(pid, 0)
     store.verify()
+    made, told = len(store.refresh().history) - events, done.stat().st_size
+    if not 0 <= made - told <= 2:  # each writer may have been killed between its change and the byte for it
+        problems.append(f"{told} changes were made, but the history has {made}")
     return {
-        "reads": done,
+        "reads": read_,
         "changes_seen": len(changes) - 1,
+        "changes": told,
         "refused": refused.stat().st_size if refused.exists() else 0,
         "slowest_read_seconds": slowest,
         "problems": problems,

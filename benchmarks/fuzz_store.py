@@ -13,6 +13,7 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 import os
 import random
 import resource
@@ -35,7 +36,7 @@ from hamcl.store import Store
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples, Task
 
-MEMORY = 2**30
+MEMORY = 500 * 2**20
 SECONDS = 20
 Json = Any
 Damage = Callable[["Victim"], None]
@@ -203,6 +204,47 @@ def _mutate(root: Json, draw: random.Random) -> None:
             )  # fmt: skip
 
 
+def forged_sizes(victim: Victim) -> None:
+    """A document whose checksum is right and that tells of far more than there is, or of far larger things."""
+    draw = victim.draw
+    path = victim.path / "manifest.json"
+    value = json.loads(path.read_bytes())
+    value.pop("checksum")
+    state, huge = value["state"], draw.choice([2**20, 2**24, 2**31, 12 * 2**30])
+    match draw.randrange(8):
+        case 0:
+            draw.choice([value, state])[draw.choice(["history", "earlier", "tasks", "decisions", "groups"])] = [
+                draw.choice([{}, [], 1, None, "x"])
+            ] * draw.choice([50_000, 130_000, 1_000_000, 2_500_000])
+        case 1:
+            value["config"][draw.choice(["projection", "rank", "max_groups", "merge_rank"])] = draw.choice(
+                [2**10, 2**12, 2**15, huge]
+            )
+        case 2:
+            value["backbone"]["options"]["image_size"] = draw.choice([1024, 4096])
+        case 3:
+            value["backbone"]["layers"] = [f"x{i}" for i in range(draw.choice([1000, 200_000]))]
+        case 4:
+            state["classes"] = [f"x{i}" for i in range(draw.choice([1000, 500_000]))]
+            state["tasks"][0]["columns"] = [*range(len(state["classes"]))]
+        case 5:
+            scores = {f"x{i}": {"accuracy": 2, "samples": -1} for i in range(60_000)}
+            state["evaluations"] = [{"time": "", "learned": 1, "overall": scores["x0"], "tasks": scores}]
+        case _:  # one object with more rows, of any state
+            records = [state["rows"], *state["head"].values(), *(group["file"] for group in state["groups"])]
+            record = draw.choice(records)
+            for tensor in record["tensors"].values():
+                if tensor["shape"]:
+                    tensor["shape"][draw.randrange(len(tensor["shape"]))] = huge
+                    tensor["packed"] = False
+            numbers = [math.prod(tensor["shape"]) for tensor in record["tensors"].values()]
+            record["size"] = sum(numbers) * 4 + 1000
+            file = victim.path / "objects" / f"{record['sha256']}.safetensors"
+            if record["size"] < 2**40:
+                os.truncate(file, record["size"])  # sparse
+    path.write_bytes(sealed(value))
+
+
 def forged_tensors(victim: Victim) -> None:
     """An object with other tensors, under its right name, in a manifest whose checksum is right."""
     draw = victim.draw
@@ -254,7 +296,7 @@ def _resize(value: Json, sha256: str, size: int) -> None:
 
 
 ACCIDENTS: tuple[Damage, ...] = (flip, cut, lengthen, delete, exchange, overwrite)
-FORGERIES: tuple[Damage, ...] = (link, special, broken_json, forged_json, forged_json, forged_json, forged_tensors)
+FORGERIES: tuple[Damage, ...] = (link, special, broken_json, forged_json, forged_json, forged_tensors, forged_sizes)
 
 
 def use(path: Path, task: Task, probe: Samples) -> tuple[torch.Tensor | None, bool, str]:

@@ -6,7 +6,13 @@ operation, or with the file it was writing cut anywhere. Then the store is opene
 must be the one before, bit for bit, or the one after. Once it is the one after it must equal that of an uninterrupted
 `learn`, is taken back by `undo`, and must then equal the one before again.
 
-    python benchmarks/kill_store.py --kills 200
+Then the learning process is stopped at random file operations, and while it stands still either `.lock` is deleted and
+another process learns another task, or another folder is put in the place of the store; it goes on after that.
+Whoever ended well must have kept its task, whoever was refused must have changed nothing, and the exchanged folder
+must be as it was. Last, an export over an earlier one is killed at random moments: what is at its place must be whole,
+and the next export must succeed and leave nothing hidden.
+
+    python benchmarks/kill_store.py --kills 200 --stops 60 --exports 40
 """
 
 import argparse
@@ -39,6 +45,8 @@ from hamcl.store.manifest import State
 from hamcl.streams.base import Task
 
 PHASES = ("loading", "training", "merging", "head", "writing", "renaming", "cleaning")
+REFUSED = 3
+"""The exit code of a process whose `learn` was refused."""
 
 
 class Watch:
@@ -176,19 +184,129 @@ def kill(store: Store, task: Task, draw: random.Random, seconds: dict[str, float
         time.sleep(0.0005)
 
 
+def stop(
+    store: Store, task: Task, draw: random.Random, operations: dict[str, int], meanwhile: Callable[[], None]
+) -> tuple[str, bool]:
+    """Start a `learn`, stop it at a random file operation, do `meanwhile`, and let it go on; the phase in which it was
+    stopped ("none" if it never was), and whether it ended well.
+    """
+    watch, phase = Watch(), draw.choice([name for name in PHASES if operations.get(name)])
+    target, minutes, seen = draw.randrange(2 * operations[phase]), draw.choice([0, 10]), Counter[str]()
+
+    def on_operation(now: str, when: str, file: int | None) -> None:
+        if now == phase:
+            if seen[now] == target:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            seen[now] += 1
+
+    pid = forked(lambda: refusable(watch, on_operation, store, task, minutes))
+    _, status = os.waitpid(pid, os.WUNTRACED)
+    stopped = os.WIFSTOPPED(status)
+    if stopped:
+        meanwhile()
+        os.kill(pid, signal.SIGCONT)
+        _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    if code not in (0, REFUSED):
+        raise RuntimeError(f"learning ended with {code}")
+    return (phase if stopped else "none"), code == 0
+
+
+def refusable(watch: Watch | None, on_operation: Any, store: Store, task: Task, minutes: float) -> None:
+    """Learn in a process of its own, which ends with `REFUSED` if it is refused."""
+    if watch:
+        watch.install(on_operation)
+    try:
+        store.learn(task, checkpoint_minutes=minutes)
+    except HamError:
+        os._exit(REFUSED)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(path)): file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def interfere(folder: Path, stops: int, draw: random.Random, operations: dict[str, int]) -> dict[str, Any]:
+    """Take the lock or the folder away from writers that stand still; `folder` holds `whole.ham`, of two tasks."""
+    outcomes: Counter[str] = Counter()
+    problems: list[str] = []
+    path, away, tasks = folder / "stopped.ham", folder / "away.ham", (three(2), three(3))
+    for number in range(stops):
+        shutil.copytree(folder / "whole.ham", path)
+        kind, other, before = ("lock", "folder")[number % 2], [], {}
+
+        def delete(other: list[bool] = other) -> None:
+            (path / ".lock").unlink(missing_ok=True)
+            pid = forked(lambda: refusable(None, None, Store.open(path), tasks[1], 10))
+            other.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
+
+        def exchange(before: dict[str, bytes] = before) -> None:
+            path.rename(away)
+            shutil.copytree(folder / "whole.ham", path)
+            before.update(contents(path))
+
+        try:
+            phase, first = stop(Store.open(path), tasks[0], draw, operations, delete if kind == "lock" else exchange)
+            kept = away if before else path
+            left = Store.open(kept)
+            left.verify()
+            names = [task.name for task in left.manifest.state.tasks]
+            if ("task-2" in names, "task-3" in names) != (first, other == [True]):
+                problems.append(f"{kind} at {phase}: {names} after {first} and {other}")
+            if before and contents(path) != before:
+                problems.append(f"{kind} at {phase}: the exchanged folder was changed")
+            second = "" if not other else ", the second kept" if other[0] else ", the second refused"
+            outcomes[f"{kind}: the first {'kept' if first else 'refused'}{second}"] += 1
+        except (HamError, RuntimeError) as error:
+            problems.append(f"{kind}: {error}")
+        for each in (path, away):
+            shutil.rmtree(each, ignore_errors=True)
+    return {"stops": stops, "outcomes": dict(sorted(outcomes.items())), "problems": problems}
+
+
+def exports(folder: Path, kills: int, draw: random.Random) -> dict[str, Any]:
+    """Kill exports over an earlier export; `folder` holds `whole.ham`."""
+    model, out = Store.open(folder / "whole.ham").model(), folder / "exported" / "out"
+    problems: list[str] = []
+
+    def write() -> None:
+        model.export(out, "adapters", overwrite=True)
+
+    write()
+    start = time.perf_counter()
+    os.waitpid(forked(write), 0)
+    seconds, whole, killed = time.perf_counter() - start, contents(out), 0
+    for _ in range(kills):
+        pid = forked(write)
+        time.sleep(draw.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)
+        killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        if contents(out).keys() != whole.keys():
+            problems.append(f"what is at the place of the export holds {sorted(contents(out))}")
+        if draw.random() < 0.3:
+            write()
+            if contents(out) != whole:
+                problems.append("an export after a killed one is another one")
+            if hidden := [item.name for item in out.parent.iterdir() if item != out]:
+                problems.append(f"an export after a killed one leaves {hidden}")
+    write()
+    hidden = [item.name for item in out.parent.iterdir() if item != out]
+    return {"kills": killed, "problems": problems + [f"at last {hidden} are left"] * bool(hidden)}
+
+
 def learned(state: State) -> tuple[object, ...]:
     """All of a state but its times and evaluations."""
     tasks = tuple(replace(task, learned="") for task in state.tasks)
     return state.classes, tasks, state.groups, state.decisions, state.calibration, state.rows, state.head
 
 
-def run(folder: Path, kills: int, seed: int = 0) -> dict[str, Any]:
+def run(folder: Path, kills: int, seed: int = 0, stops: int = 0, exported: int = 0) -> dict[str, Any]:
     """Do it all in `folder`, which must be empty; the figures, by name."""
     with loaded_once():
-        return _run(folder, kills, seed)
+        return _run(folder, kills, seed, stops, exported)
 
 
-def _run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
+def _run(folder: Path, kills: int, seed: int, stops: int, exported: int) -> dict[str, Any]:
     start, draw = time.perf_counter(), random.Random(seed)
     tasks = [three(i) for i in range(3)]
     store = create(folder / "killed.ham")
@@ -228,6 +346,7 @@ def _run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
             shutil.rmtree(store.path)
             shutil.copytree(folder / "whole.ham", store.path)
             Store.open(store.path).undo()
+    whole.undo()
     return {
         "kills": phases.total(),
         "phases": {name: phases[name] for name in PHASES},
@@ -236,6 +355,8 @@ def _run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         "mixed": ends["mixed"],
         "lost": ends["lost"],
         "problems": problems,
+        "interference": interfere(folder, stops, draw, operations),
+        "exports": exports(folder, exported, draw),
         "learn_seconds": sum(seconds[name] for name in ("loading", "training")),
         "seconds": time.perf_counter() - start,
     }
@@ -244,11 +365,13 @@ def _run(folder: Path, kills: int, seed: int) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--stops", type=int, default=60)
+    parser.add_argument("--exports", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(Path(folder), options.kills, options.seed)))
+        print(json.dumps(run(Path(folder), options.kills, options.seed, options.stops, options.exports)))
 
 
 if __name__ == "__main__":
