@@ -44,6 +44,7 @@ def test_it_answers_as_it_did(earlier, kind):
 
 
 def test_it_verifies_evaluates_learns_on_and_goes_back(earlier, kind, toy):
+    assert earlier.manifest.format == 1
     earlier.verify()
     tasks = [
         toy.task(name, classes, 15, modality=kind)
@@ -51,6 +52,7 @@ def test_it_verifies_evaluates_learns_on_and_goes_back(earlier, kind, toy):
     ]
     recorded = earlier.manifest.state.evaluations[0]
     again = earlier.evaluate(tasks)
+    assert Store.open(earlier.path).manifest.format == 2
     assert (again.overall, again.tasks, again.classes) == (recorded.overall, recorded.tasks, recorded.classes)
     before, state = earlier.model().state_dict(), earlier.manifest.state
     third = toy.task("week-3", ("tapir", "wolf"), 15, modality=kind)

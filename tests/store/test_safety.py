@@ -32,7 +32,7 @@ def forge(store, change):
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
-        (2, r"has format version 2, newer than the 1 of this hamcl; install a newer hamcl"),
+        (3, r"has format version 3, newer than the 2 of this hamcl; install a newer hamcl"),
         (0, r"has format version 0, which this hamcl does not read .*; learn the tasks again into a new store"),
         (None, r"does not begin as hamcl writes it"),
     ],

@@ -13,6 +13,7 @@ from hamcl.store import files, unfinished
 from hamcl.store.files import MANIFEST
 from hamcl.store.lock import HOLDER, Held, now, writing
 from hamcl.store.manifest import (
+    FORMAT,
     LIMIT,
     Earlier,
     Event,
@@ -127,7 +128,7 @@ class Folder:
             DataError: it cannot be written, or another command changed the store in the meantime.
         """
         event = Event(now(), command, text, unfinished.versions("torch"))
-        manifest = replace(manifest, history=(*manifest.history, event))
+        manifest = replace(manifest, format=FORMAT, history=(*manifest.history, event))
         data = manifest.encode()
         if len(data) > LIMIT:
             raise Unstorable(f"the manifest of {self.path} would outgrow {LIMIT} bytes by this {command}")

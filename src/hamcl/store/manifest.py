@@ -18,7 +18,10 @@ from hamcl.store import structure
 from hamcl.store.files import OBJECTS
 from hamcl.store.objects import STRICT, Count, Many, ObjectRecord, Sha256
 
-FORMAT = 1
+FORMAT, OLDEST = 2, 1
+"""What is written, and the oldest version that is read. Version 1 has no `options` of tasks, no `trained_on` and no
+calibration in evaluations, and heads without what they judge themselves by.
+"""
 LIMIT = 2**24
 """The most bytes of a manifest that are read."""
 
@@ -246,7 +249,7 @@ class Manifest:
     """`manifest.json`.
 
     Attributes:
-        format: version of the layout of the store.
+        format: version of the layout of the store, `FORMAT` in what is written.
         config: all options of `HAMConfig`.
         keep: how many earlier states are kept for `undo`.
         state: the present one.
@@ -304,9 +307,9 @@ def opened(data: bytes, path: Path) -> bytes:
         raise DataError(
             f"{path} has format version {version}, newer than the {FORMAT} of this hamcl; install a newer hamcl"
         )
-    if version < FORMAT:
+    if version < OLDEST:
         raise DataError(
-            f"{path} has format version {version}, which this hamcl does not read (it begins at {FORMAT}); learn the "
+            f"{path} has format version {version}, which this hamcl does not read (it begins at {OLDEST}); learn the "
             "tasks again into a new store"
         )
     rest = data[found.end() :]
