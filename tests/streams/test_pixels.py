@@ -3,8 +3,11 @@
 import copy
 import importlib.util
 import io
+import os
 import struct
 import sys
+import tempfile
+import threading
 import warnings
 import zlib
 
@@ -44,6 +47,10 @@ def png(width: int, height: int, bits: int, kind: int, pixels: bytes) -> bytes:
 def both(data: bytes) -> np.ndarray:
     """The pixels of a file, after a check that an image opened by somebody else, loaded or not, gives the same."""
     expected = np.asarray(decode_image(data, "here"))
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        assert np.array_equal(np.asarray(read_image(file.name)), expected)
     for load in (False, True):
         with Image.open(io.BytesIO(data)) as image:
             if load:
@@ -260,6 +267,38 @@ def test_the_command_shows_no_warnings_of_pillow(tmp_path):
         main(False)
         assert read_image(tmp_path / "x.jpg").size == (8, 4)
     assert seen == []
+
+
+def test_the_command_shows_no_messages_of_libtiff(capfd):
+    data = bytearray(encoded(Image.fromarray(GREY.astype(np.uint8)), "TIFF", compression="tiff_adobe_deflate"))
+    data[12] ^= 255
+    main(False)
+    with pytest.raises(DataError, match="here is not a readable image"):
+        decode_image(bytes(data), "here")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_no_more_of_a_file_is_read_than_its_first_image_takes(tmp_path):
+    """A stack of pages, or a hole of 4 GiB behind the image."""
+    (tmp_path / "x.tif").write_bytes(encoded(Image.new("RGB", (8, 8), "red"), "TIFF"))
+    with (tmp_path / "x.tif").open("r+b") as file:
+        file.truncate(2**32)
+    assert read_image(tmp_path / "x.tif").getpixel((0, 0)) == (255, 0, 0)
+    (tmp_path / "y.png").write_bytes(b"")
+    with (tmp_path / "y.png").open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(DataError, match=r"y\.png is not a readable image"):
+        read_image(tmp_path / "y.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_an_image_may_come_through_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "x")
+    data = encoded(Image.new("RGB", (8, 8), "red"))
+    writer = threading.Thread(target=lambda: (tmp_path / "x").write_bytes(data))
+    writer.start()
+    assert read_image(tmp_path / "x").getpixel((0, 0)) == (255, 0, 0)
+    writer.join()
 
 
 def test_heic_is_read_where_its_package_is(tmp_path, monkeypatch):

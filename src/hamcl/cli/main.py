@@ -1,8 +1,6 @@
 """The `ham` command: it reads options, calls the library and shows what comes back."""
 
-import logging
 import sys
-import warnings
 from typing import Annotated, Any
 
 import typer
@@ -12,6 +10,7 @@ import hamcl
 from hamcl.cli import keep, life, predict, run
 from hamcl.cli.options import config_parameters, task_parameters, with_parameters
 from hamcl.cli.shell import CLOSED, hush, printable, ready, shown
+from hamcl.cli.silence import silence_pillow
 
 
 class Commands(TyperGroup):
@@ -60,9 +59,7 @@ def main(
     ] = False,
 ) -> None:
     """Continual learning by hierarchical adapter merging."""
-    # What Pillow finds odd in a file that it reads all the same; what it cannot read becomes a sentence of ours.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    silence_pillow()
 
 
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"

@@ -4,6 +4,7 @@ import contextlib
 import io
 from importlib.util import find_spec
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -53,17 +54,17 @@ GUESSED = "guessed range"
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """Return the image in a file as RGB, see `rgb`.
+    """Return the image in a file as RGB, see `rgb`; of several frames or pages the first.
 
     Raises:
         DataError: the file cannot be read or is not an image.
     """
     where = legible(str(path))
     try:
-        data = Path(path).read_bytes()
+        with open(path, "rb") as file:
+            return _decoded(file if file.seekable() else io.BytesIO(file.read()), where)
     except OSError as error:
         raise DataError(f"{where} cannot be read ({error.strerror}); restore the file or remove it") from error
-    return decode_image(data, where)
 
 
 def decode_image(data: bytes, where: str) -> Image.Image:
@@ -72,10 +73,16 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     Raises:
         DataError: `where` holds no image that can be decoded.
     """
-    if not data:
+    return _decoded(io.BytesIO(data), where)
+
+
+def _decoded(file: BinaryIO, where: str) -> Image.Image:
+    start = file.read(12)
+    if not start:
         raise DataError(f"{where} is empty; replace the image or remove it")
+    file.seek(0)
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             pixels = rgb(image, where)
             if pixels is image:  # a copy does not hold on to the file
                 pixels = image.copy()
@@ -84,7 +91,7 @@ def decode_image(data: bytes, where: str) -> Image.Image:
     except Image.DecompressionBombError as error:  # twice the bound and more
         raise _too_large(where) from error
     except UnidentifiedImageError as error:
-        if data[4:8] == b"ftyp" and data[8:12] in HEIC and "HEIF" not in FORMATS:
+        if start[4:8] == b"ftyp" and start[8:] in HEIC and "HEIF" not in FORMATS:
             raise DataError(f"{where} is a HEIC image: pip install pillow-heif, or save it as JPEG") from error
         raise DataError(f"{where} is not a readable image (of no known format); replace it or remove it") from error
     except Exception as error:  # a decoder fed with arbitrary bytes may raise anything
