@@ -148,7 +148,12 @@ def test_what_would_stop_the_last_step_is_told_before_the_first(tmp_path, monkey
 
     (tmp_path / "file").write_text("x")
     refused(new_folder, tmp_path / "file", UsageError, "file is not a folder; choose another place")
-    refused(new_folder, tmp_path / "file" / "out", DataError, "cannot write .*: (not a directory|file exists)")
+    refused(
+        new_folder,
+        tmp_path / "file" / "out",
+        DataError,
+        "cannot write .*out: nothing can be written to .*file; choose another place",
+    )
     refused(new_file, tmp_path, DataError, "it is a folder; name a file")
     refused(new_file, tmp_path / "none" / "a.csv", DataError, "cannot write .*a.csv: no such file or directory")
     refused(new_folder, Path("/"), UsageError, "where a disk is mounted, which cannot be replaced")

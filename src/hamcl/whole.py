@@ -70,16 +70,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         DataError: it cannot be written; what was there is as it was.
     """
     with _explained(path):
-        place = _place(path)
-        if place.exists():
-            if not place.is_dir():
-                raise UsageError(f"{path} is not a folder; choose another place")
-            if os.path.ismount(place):
-                raise UsageError(
-                    f"{path} is where a disk is mounted, which cannot be replaced; name a folder inside it"
-                )
-            if Path.cwd().is_relative_to(place):
-                raise UsageError(f"{path} is the folder you are in, which cannot be replaced; name a folder inside it")
+        place = check_folder(path)
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear(place)
         fresh, old = _hidden(place, "new"), _hidden(place, "old")
@@ -107,6 +98,27 @@ def new_folder(path: Path) -> Iterator[Path]:
             os.close(handle)
             for folder in (fresh, old):
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_folder(path: Path) -> Path:
+    """Where a path leads, if a new folder can be put there.
+
+    Raises:
+        UsageError: it is no place for a folder.
+        DataError: it leads nowhere, or nothing can be written there.
+    """
+    place = _place(path)
+    if place.exists():
+        if not place.is_dir():
+            raise UsageError(f"{path} is not a folder; choose another place")
+        if os.path.ismount(place):
+            raise UsageError(f"{path} is where a disk is mounted, which cannot be replaced; name a folder inside it")
+        if Path.cwd().is_relative_to(place):
+            raise UsageError(f"{path} is the folder you are in, which cannot be replaced; name a folder inside it")
+    above = next(folder for folder in place.parents if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"cannot write {path}: nothing can be written to {above}; choose another place")
+    return place
 
 
 def _place(path: Path) -> Path:

@@ -200,6 +200,16 @@ def test_an_export_carries_the_last_evaluation_of_this_model(ham, life, copy, tm
     assert "week-03" in card and "| accuracy |" not in card
 
 
+def test_what_would_stop_an_export_at_its_end_is_told_before_the_model_is_read(ham, life, copy, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "model", lambda self: pytest.fail("nothing may be read"))
+    (tmp_path / "out" / "mine").mkdir(parents=True)
+    line = ("export", copy(), tmp_path / "out", "--as", "onnx")
+    assert "is not empty; choose a new folder" in ham.refused(*line, code=2)
+    assert "holds no earlier export" in ham.refused(*line, "--overwrite", code=2)
+    monkeypatch.setattr("hamcl.export.find_spec", lambda name: None)
+    assert "needs the package onnx: pip install" in ham.refused(*line, code=2)
+
+
 def test_an_adapter_from_elsewhere_becomes_a_task(ham, life, copy, tmp_path):
     ham.shown("init", tmp_path / "other.ham", "--backbone", life.backbone, "--projection", 16)
     ham.shown("learn", tmp_path / "other.ham", life.later)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from torch import nn
 
 from hamcl.errors import DataError, UsageError
 from hamcl.export import Card
-from hamcl.export import onnx as onnx_room
 from hamcl.export.folder import export_folder
 from hamcl.nn._transformers import _prepared
 from hamcl.nn.backbones import Backbone, load_backbone
@@ -87,6 +87,17 @@ def test_a_card_tells_tasks_metrics_settings_and_versions(model, tmp_path):
     assert json.loads(settings) == model.config.to_dict()
     assert f"torch {torch.__version__}" in body and "timm " in body
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(model.classes)
+
+
+def test_a_card_is_written_whatever_its_title_holds(model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hamcl.export.card.version", missing)
+    model.export(tmp_path / "out", "merged", card=Card(title="caf\udce9", text="\ud83d", license="\udce9"))
+    text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "# caf\\udce9" in text and "timm (unknown)" in text
+
+
+def missing(package):
+    raise PackageNotFoundError(package)
 
 
 def test_the_base_is_named_where_others_can_find_it(work, toy, tmp_path):
@@ -228,7 +239,7 @@ def test_any_network_becomes_onnx(work, toy, tmp_path):
 def test_what_cannot_be_exported_is_told(model, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="there is no export 'pickle'; choose peft, merged, onnx, adapters"):
         model.export(tmp_path / "out", "pickle")
-    monkeypatch.setattr(onnx_room, "find_spec", lambda name: None)
+    monkeypatch.setattr("hamcl.export.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"needs the package onnx: pip install 'hamcl\[onnx\]'"):
         model.export(tmp_path / "out", "onnx")
     assert list(tmp_path.iterdir()) == []

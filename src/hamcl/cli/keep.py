@@ -61,10 +61,11 @@ def export(
 ) -> None:
     """Write the model for other libraries, with its class names and a model card."""
     with sentences(UNTOUCHED):
-        from hamcl.export import Card
+        from hamcl.export import Card, check
         from hamcl.store import Store
 
         prepare(None)
+        check(out, kind, overwrite=overwrite)
         opened = Store.open(store, backbone=backbone)
         model, state = opened.model(), opened.manifest.state
         card = Card(title=title, license=license)

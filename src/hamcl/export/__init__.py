@@ -1,12 +1,13 @@
 """What was learned in the formats of other libraries, each with its class names and a model card."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
 
 from hamcl.errors import UsageError
 from hamcl.export.card import write_card
-from hamcl.export.folder import export_folder
+from hamcl.export.folder import check_place, export_folder
 from hamcl.export.learned import Card, Kind, Learned
 from hamcl.export.remote import write_remote
 from hamcl.export.usage import Form, manner
@@ -42,8 +43,7 @@ def export(
     Raises:
         UsageError: the folder is not empty, or the backbone cannot be written as this kind.
     """
-    if kind not in get_args(Kind):
-        raise UsageError(f"there is no export {kind!r}; choose {', '.join(get_args(Kind))}")
+    check(path, kind, overwrite=overwrite)
     if kind != "onnx" and library(learned.merged.module) not in ("timm", "transformers"):
         raise UsageError(
             f"backbone {learned.merged.spec!r} is neither a timm nor a transformers model; export it as onnx"
@@ -54,6 +54,21 @@ def export(
         form = Form(kind, stock)
         write_card(folder, learned, form, card or Card())
         return manner(learned, form, folder)
+
+
+def check(path: str | Path, kind: Kind, *, overwrite: bool = False) -> None:
+    """Refuse what would stop an export at its end, before any work is done.
+
+    Raises:
+        UsageError: there is no such kind, a package is missing, or the place cannot take an export.
+        DataError: nothing can be written there.
+    """
+    if kind not in get_args(Kind):
+        raise UsageError(f"there is no export {kind!r}; choose {', '.join(get_args(Kind))}")
+    missing = [name for name in ("onnx", "onnxscript") if kind == "onnx" and find_spec(name) is None]
+    if missing:
+        raise UsageError(f"an onnx export needs the package {missing[0]}: pip install 'hamcl[onnx]'")
+    check_place(Path(path).expanduser(), overwrite=overwrite)
 
 
 def _peft(learned: Learned, folder: Path) -> Stock | None:
@@ -117,4 +132,4 @@ def _header(learned: Learned) -> dict[str, str]:
     return {"base": learned.merged.spec, "base_fingerprint": learned.fingerprint}
 
 
-__all__ = ["Card", "Kind", "Learned", "export"]
+__all__ = ["Card", "Kind", "Learned", "check", "export"]

@@ -1,7 +1,7 @@
 """The model card: what the model knows, how well, how it was made, and the code to use it."""
 
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,11 @@ def write_card(folder: Path, learned: Learned, form: Form, card: Card) -> None:
             "",
             "## Versions",
             "",
-            ", ".join(f"{name} {version(name)}" for name in _packages(learned, form)),
+            ", ".join(f"{name} {_version(name)}" for name in _packages(learned, form)),
             "",
         ]
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _header(learned: Learned, form: Form, card: Card) -> dict[str, Any]:
@@ -134,6 +134,13 @@ def _metrics(card: Card) -> list[str]:
 def _packages(learned: Learned, form: Form) -> list[str]:
     own = {library(learned.merged.module)} & {"timm", "transformers"}
     return sorted({"safetensors", *own, *PACKAGES[form.kind]})
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # it runs from its sources
+        return "(unknown)"
 
 
 def _line(text: str) -> str:

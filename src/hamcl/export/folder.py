@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hamcl.errors import UsageError
-from hamcl.whole import new_folder
+from hamcl.whole import check_folder, new_folder
 
 MARK = "classes.json"
 """The file every export holds; a folder without it is not replaced."""
@@ -19,6 +19,18 @@ def export_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         UsageError: `path` is no place for a folder, or holds something and is not to be replaced or is no export.
         DataError: it cannot be written.
     """
+    check_place(path, overwrite=overwrite)
+    with new_folder(path) as fresh:
+        yield fresh
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place that cannot take an export, before any work is done.
+
+    Raises:
+        UsageError: see `export_folder`.
+        DataError: nothing can be written there.
+    """
     if path.is_dir() and any(path.iterdir()):
         if not overwrite:
             raise UsageError(
@@ -26,5 +38,4 @@ def export_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
             )
         if not (path / MARK).is_file():
             raise UsageError(f"{path} holds no earlier export, so it is not replaced; choose a new folder")
-    with new_folder(path) as fresh:
-        yield fresh
+    check_folder(path)

@@ -60,11 +60,8 @@ def save_onnx(folder: Path, learned: Learned) -> None:
     of many.
 
     Raises:
-        UsageError: a package is missing, or the backbone has no form in ONNX that takes any number of samples.
+        UsageError: the backbone has no form in ONNX that takes any number of samples.
     """
-    missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"an onnx export needs the package {missing[0]}: pip install 'hamcl[onnx]'")
     batch = samples(learned.merged)
     model = Scores(learned, list(batch)).eval()
     sizes = {0: torch.export.Dim("batch")}
