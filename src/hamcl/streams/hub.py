@@ -31,6 +31,8 @@ def load(request: Request) -> Source:
         if is_saved(Path(identifier)):
             saved = datasets.load_from_disk(identifier)
             splits = saved if isinstance(saved, datasets.DatasetDict) else datasets.DatasetDict(train=saved)
+            for part in splits.values():  # Arrow files are mapped unchecked, and a damaged one would end the process
+                part.data.table.validate(full=True)
         elif Path(identifier).exists():
             splits = datasets.load_dataset(identifier, config or None)
         else:

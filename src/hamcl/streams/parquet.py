@@ -3,7 +3,6 @@
 import json
 import re
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -101,7 +100,7 @@ def _schema(file: Path) -> Any:
     try:
         return pq.read_schema(file)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable parquet file ({error}); get it again") from error
+        raise DataError(f"{file} is not a readable parquet file ({_said(error)}); get it again") from error
 
 
 def _features(schema: Any, file: Path) -> Any:
@@ -117,7 +116,7 @@ def _features(schema: Any, file: Path) -> Any:
     return found
 
 
-def _check_size(file: Path, columns: Sequence[str]) -> None:
+def _check_size(file: Path) -> None:
     """Refuse a file that holds more rows or bytes than such a file can mean.
 
     Raises:
@@ -128,17 +127,16 @@ def _check_size(file: Path, columns: Sequence[str]) -> None:
 
     try:
         metadata, size = pq.read_metadata(file), file.stat().st_size
-        groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-        chunks = [group.column(i) for group in groups for i in range(group.num_columns)]
+        # Not the sizes of single columns: to ask for them aborts the process where the file is damaged.
+        unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable parquet file ({error}); get it again") from error
+        raise DataError(f"{file} is not a readable parquet file ({_said(error)}); get it again") from error
     # A row that differs from the others takes a byte at least.
     if metadata.num_rows > min(size, MOST_ROWS):
         raise DataError(
             f"{file} says that it holds {metadata.num_rows:,} rows in {size:,} bytes, more than are read "
             f"({min(size, MOST_ROWS):,}); split it, or write each sample once"
         )
-    unpacked = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema.split(".")[0] in columns)
     if unpacked > MOST_UNPACKED * max(size, 2**20):
         raise DataError(
             f"{file} has {size:,} bytes and says that they unpack to {unpacked:,}, which no samples do; get it again"
@@ -149,7 +147,8 @@ def _read(files: Sequence[Path], columns: Columns) -> Rows:
     labels = [c for c in (columns.label, columns.superclass) if c]
     tables = [_table(file, [columns.inputs, *labels]) for file in files]
     inputs, where = _inputs(columns.modality, columns.inputs, columns.explicit, files, tables)
-    values = {c: [value for table in tables for value in _values(table[c])] for c in labels}
+    read = list(zip(files, tables, strict=True))
+    values = {c: [value for file, table in read for value in _values(table[c], file)] for c in labels}
     return columns.rows(inputs, values, where)
 
 
@@ -175,14 +174,15 @@ def _table(file: Path, columns: list[str]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check_size(file, columns)
+    _check_size(file)
     try:
         # Values that the file holds once and repeats by number stay so in memory.
-        repeated = _repeated(file, columns)
+        repeated = _repeated(pq.ParquetFile(file), columns)
         table = pq.read_table(file, columns=columns, partitioning=None, memory_map=True, read_dictionary=repeated)
+        table.validate(full=True)  # texts that are not UTF-8, numbers of values that are not there
         return table.select(columns)
     except (pa.ArrowException, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} has not the columns {', '.join(columns)} ({error}); get it again") from error
+        raise DataError(f"{file} has not the columns {', '.join(columns)} ({_said(error)}); get it again") from error
 
 
 def _inputs(
@@ -208,7 +208,8 @@ def _inputs(
         for path, data in zip(paths, encoded, strict=True)
     ):
         folders = [str(file.parent) for file, chunk in zip(files, chunks, strict=True) for _ in range(len(chunk))]
-        return images([path for column in paths for path in _values(column)], folders, where), where
+        cells = [path for file, column in zip(files, paths, strict=True) for path in _values(column, file)]
+        return images(cells, folders, where), where
     return Lazy(Column(tuple(encoded), starts), _decode, where), where
 
 
@@ -219,31 +220,46 @@ def _is_text(kind: Any) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _repeated(file: Path, wanted: Sequence[str]) -> list[str]:
-    """The columns of texts and bytes to read by number, of those that are small enough for it."""
-    import pyarrow.parquet as pq
+def _repeated(file: Any, columns: Sequence[str]) -> list[str]:
+    """The columns of texts and bytes to read by number: all, if no row group is too large for it."""
+    import pyarrow as pa
 
-    metadata = pq.read_metadata(file)
-    sizes: Counter[str] = Counter()
-    for i in range(metadata.num_row_groups):
-        group = metadata.row_group(i)
-        for chunk in map(group.column, range(group.num_columns)):
-            if chunk.physical_type == "BYTE_ARRAY" and chunk.path_in_schema.split(".")[0] in wanted:
-                sizes[chunk.path_in_schema] += chunk.total_uncompressed_size
-    return [path for path, size in sizes.items() if size < 2**30 and "list" not in path.split(".")]
+    sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
+    if max(sizes, default=0) >= 2**30:
+        return []
+    found = []
+    for field in (field for field in file.schema_arrow if field.name in columns):
+        parts = (
+            {f"{field.name}.{part.name}": part.type for part in field.type} if pa.types.is_struct(field.type) else {}
+        )
+        found += [path for path, kind in (parts or {field.name: field.type}).items() if _is_bytes(kind)]
+    return found
 
 
-def _values(column: Any) -> list[Any]:
-    """The cells as Python objects; what the file holds once is one object."""
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _values(column: Any, file: Path) -> list[Any]:
+    """The cells as Python objects; what the file holds once is one object.
+
+    Raises:
+        DataError: a cell stands for no Python object, such as a text that is not UTF-8 or a date without a year.
+    """
     import pyarrow as pa
 
     found: list[Any] = []
-    for chunk in column.chunks:
-        if pa.types.is_dictionary(chunk.type):
-            known = chunk.dictionary.to_pylist()
-            found += [None if i is None else known[i] for i in chunk.indices.to_pylist()]
-        else:
-            found += chunk.to_pylist()
+    try:
+        for chunk in column.chunks:
+            if pa.types.is_dictionary(chunk.type):
+                known = chunk.dictionary.to_pylist()
+                found += [None if i is None else known[i] for i in chunk.indices.to_pylist()]
+            else:
+                found += chunk.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{file} holds cells that cannot be read ({_said(error)}); get it again") from error
     return found
 
 
@@ -260,6 +276,10 @@ class Column:
     def __getitem__(self, i: int) -> Any:
         table = bisect_right(self.starts, i) - 1
         return self.chunks[table][i - self.starts[table]].as_py()
+
+
+def _said(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def _where(files: tuple[str, ...], starts: tuple[int, ...], i: int) -> str:
