@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ from hamcl.training import Batch, Progress, extract, resolve_device
 from hamcl.turns import Turns
 
 State = dict[str, Any]
+Watch = Callable[[str, int, int], None]
+"""Is told of every pass over samples without training: its name, the samples done, and all of them."""
 
 
 @dataclass
@@ -81,6 +84,7 @@ class Method(ABC):
         tasks: the columns of each task learned.
         task_names: their names.
         augmentation: the kind of images learned last; evaluation prepares images the same way.
+        watch: is told of passes without training; None, as at first, for nobody.
     """
 
     evaluates_every_step = True
@@ -110,6 +114,7 @@ class Method(ABC):
         self.task_names: list[str] = []
         self.augmentation: Augmentation = "none"
         self.turns = Turns()
+        self.watch: Watch | None = None
 
     def __repr__(self) -> str:
         known = f"{len(self.tasks)} tasks, {len(self.classes)} classes"
@@ -227,7 +232,7 @@ class Method(ABC):
                     "which was learned before; rename one of them"
                 )
         notes = list(task.notes)
-        return *check(task.train, self.config.on_bad_sample, task.classes, notes), notes
+        return *check(task.train, self.config.on_bad_sample, task.classes, notes, self._told("reading")), notes
 
     def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after this task, and the task's columns in it."""
@@ -244,7 +249,11 @@ class Method(ABC):
             self.device,
             train=train,
             augmentation=self.augmentation,
+            told=self._told("features"),
         )
+
+    def _told(self, what: str) -> Callable[[int, int], None] | None:
+        return partial(self.watch, what) if self.watch else None
 
     def _meta(self) -> dict[str, Any]:
         return {

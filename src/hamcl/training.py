@@ -319,12 +319,14 @@ def extract(
     *,
     train: bool = False,
     augmentation: Augmentation = "none",
+    told: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Features of all samples in their order, float32 on the CPU, shape (n, width).
 
     Args:
         model: batch -> features; several passes over each batch may be one function of it.
         train: draw augmented views from the global generator (see `hamcl.rng.scoped`).
+        told: of the number of samples computed, and of all, after every batch.
     """
     data = _Items(
         samples, preprocess.transform(train=train, augmentation=augmentation), keep=preprocess.modality == "text"
@@ -338,6 +340,8 @@ def extract(
         batch = preprocess.collate([data[j][0] for j in order[i : i + config.eval_batch_size]])
         with autocast(device, config.precision):
             features.append(model(_to(batch, device)).float().cpu())
+        if told:
+            told(min(i + config.eval_batch_size, len(order)), len(order))
     if not features:
         raise TrainingError("there are no samples to compute features of")
     return torch.cat(features)[torch.tensor(order).argsort()]

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from hamcl.classifier import Classifier
+from hamcl.cli.live import Live
 from hamcl.cli.main import app
 from hamcl.errors import UsageError
 from hamcl.learner import HAM
@@ -236,7 +237,9 @@ def test_what_the_compression_of_an_imported_adapter_cost_is_said(ham, life, tmp
     shown = ham.shown(*line)
     lost = ham.told(*line, "--name", "again")["merge_error"]
     assert 0.01 < lost < 1
-    assert re.search(r"opened group 0, of which rank 1 \(merge_rank\) cannot hold \d+\.\d %; 2 classes known$", shown)
+    assert re.search(
+        r"opened group 0, of which rank 1 \(--merge-rank\) cannot hold \d+\.\d %; 2 classes known$", shown
+    )
     (tmp_path / "lora" / "classes.json").unlink()
     assert "has no classes.json; give its class names by --classes" in ham.refused(*line[:3], code=1)
 
@@ -423,3 +426,30 @@ def test_diff_of_one_task_learned_twice_with_other_options(ham, life, copy):
     assert "hold the same model" not in shown and "week-03: epochs" in shown and "more, of" in shown
     listed = [d["name"] for d in ham.told("diff", *stores) if d["section"] == "tensor"]
     assert len(listed) > 10 and "rows.weight" in listed
+
+
+def test_every_command_that_computes_can_be_told_where(ham, life, copy, tmp_path):
+    """Each refuses the device `meta`, so each one asks for it; on the CPU each does its work with one thread."""
+    store = copy()
+    adapter = ("import", store, tmp_path / "none", "--data", life.later)
+    lines = [
+        ("learn", store, life.later),
+        ("eval", store, life.test),
+        ("predict", store, life.test),
+        ("export", store, tmp_path / "out", "--as", "merged"),
+        ("verify", store),
+    ]
+    for line in [*lines, adapter]:
+        assert "device 'meta' cannot be used here" in ham.refused(*line, "--device", "meta", code=1)
+    for line in [*lines, ("init", tmp_path / "new.ham", "--backbone", life.backbone)]:
+        ham.shown(*line, "--device", "cpu", "--threads", 1)
+
+
+def test_eval_and_learn_show_how_far_they_are(ham, life, copy, monkeypatch):
+    seen = []
+    monkeypatch.setattr(Live, "passed", lambda self, *told: seen.append(told))
+    ham.shown("eval", life.store, life.test, "--no-record", "--eval-batch-size", 5)
+    assert seen == [("features", 5, 12), ("features", 8, 12), ("features", 12, 12)]  # tasks of 8 and 4 samples
+    seen.clear()
+    ham.shown("learn", copy(), life.later)
+    assert seen[:10] == [("reading", i, 10) for i in range(1, 11)] and ("features", 10, 10) in seen

@@ -93,7 +93,7 @@ def test_too_little_memory_is_one_sentence(capsys, error):
 
 
 def answers(*names):
-    return [Answer(name, [f"c{STEERS}", "=x"], [0.75, 0.25]) for name in names]
+    return [Answer(name, [f"c{STEERS}", "=x"], [0.75, 0.25], True) for name in names]
 
 
 class Terminal(io.StringIO):
@@ -120,7 +120,7 @@ def test_json_is_the_same_on_a_terminal_and_in_a_file_and_loses_nothing():
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"])
 def test_no_cell_of_a_csv_is_a_formula(text):
     file = io.StringIO(newline="")
-    write_answers([Answer(text, [text], [1.0])], "csv", file)
+    write_answers([Answer(text, [text], [1.0], True)], "csv", file)
     (row,) = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
     assert (row["input"], row["label"], row["probability"]) == (f"'{text}", f"'{text}", "1.000000")
 

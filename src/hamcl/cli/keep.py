@@ -11,14 +11,17 @@ from hamcl.cli.shell import (
     DATA,
     UNTOUCHED,
     Augmented,
+    Device,
     Folder,
     Json,
     LabelColumn,
+    Moving,
     TaskName,
     TextColumn,
     Threads,
     Where,
     count,
+    errors,
     note,
     prepare,
     say,
@@ -57,6 +60,8 @@ def export(
     license: Annotated[str | None, typer.Option(help="Licence of the model, such as mit.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     backbone: Where = None,
+    device: Device = None,
+    threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Write the model for other libraries, with its class names and a model card."""
@@ -64,9 +69,9 @@ def export(
         from hamcl.export import Card, check
         from hamcl.store import Store
 
-        prepare(None)
+        prepare(threads)
         check(out, kind, overwrite=overwrite)
-        opened = Store.open(store, backbone=backbone)
+        opened = Store.open(store, backbone=backbone, device=device)
         model, state = opened.model(), opened.manifest.state
         card = Card(title=title, license=license)
         # An evaluation of an earlier model, or on the data it was learned from, says nothing about this one.
@@ -98,16 +103,19 @@ def import_(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     backbone: Where = None,
+    progress: Moving = None,
+    device: Device = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
     with sentences(since(store)):
+        from hamcl.cli.live import Live
         from hamcl.store import Store
         from hamcl.streams import Samples, Task, load_task
 
         prepare(threads)
-        opened = Store.open(store, backbone=backbone)
+        opened = Store.open(store, backbone=backbone, device=device)
         name = adapter.resolve().name if name is None else name
         if data is None:
             if classes is None and not (adapter / "classes.json").is_file():
@@ -128,7 +136,9 @@ def import_(
             note(task.notes)
         else:
             raise UsageError("--data has its own class names; leave --classes out")
-        with opened.transaction("import", f"took over the adapter {adapter} as task {name!r}") as model:
+        text = f"took over the adapter {adapter} as task {name!r}"
+        with Live(errors, progress) as live, opened.transaction("import", text) as model:
+            model.watch = live.passed
             report = model.import_adapter(adapter, task)
         if json:
             return say_json(report)
@@ -137,7 +147,7 @@ def import_(
         lost = ""
         if report.merge_error >= 5e-4:
             rank = opened.manifest.config["merge_rank"]
-            lost = f", of which rank {rank} (merge_rank) cannot hold {100 * report.merge_error:.1f} %"
+            lost = f", of which rank {rank} (--merge-rank) cannot hold {100 * report.merge_error:.1f} %"
         say(f"took over {name}: {count(len(task.classes), 'class')}, {group}{lost}; {known} known")
 
 
@@ -157,13 +167,15 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def verify(store: Folder, backbone: Where = None, json: Json = False) -> None:
+def verify(
+    store: Folder, backbone: Where = None, device: Device = None, threads: Threads = None, json: Json = False
+) -> None:
     """Check every checksum, every shape and every invariant."""
     with sentences(UNTOUCHED):
         from hamcl.store import Store
 
-        prepare(None)
-        lines = Store.open(store, backbone=backbone).verify()
+        prepare(threads)
+        lines = Store.open(store, backbone=backbone, device=device).verify()
         if json:
             return say_json({"checked": lines})
         for line in lines:

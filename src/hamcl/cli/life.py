@@ -15,6 +15,7 @@ from hamcl.cli.shell import (
     UNTOUCHED,
     Augmented,
     ConfigFile,
+    Device,
     EvalBatch,
     Folder,
     ImageSize,
@@ -57,6 +58,7 @@ def init(
     config: ConfigFile = None,
     preset: Preset = "default",
     keep: Annotated[int, typer.Option(min=0, help="How many earlier states are kept for ham undo.")] = 3,
+    threads: Threads = None,
     json: Json = False,
     **given: Any,
 ) -> None:
@@ -66,7 +68,7 @@ def init(
 
         from hamcl.store import Store
 
-        prepare(None)
+        prepare(threads)
         read = present(image_size=image_size, max_length=max_length)
         made = Store.create(store, backbone=backbone, backbone_options=read, config=settings, keep=keep)
         record = made.manifest.backbone
@@ -93,6 +95,7 @@ def learn(
         typer.Option(help="Log the training there too; tensorboard writes to STORE.runs/TASK beside the store."),
     ] = None,
     progress: Moving = None,
+    device: Device = None,
     threads: Threads = None,
     json: Json = False,
     **given: Any,
@@ -105,7 +108,7 @@ def learn(
         from hamcl.tracking import Tracking
 
         prepare(threads)
-        opened = Store.open(store, backbone=backbone)
+        opened = Store.open(store, backbone=backbone, device=device)
         options = present(**given)
         task = load_task(
             data,
@@ -125,7 +128,12 @@ def learn(
 
         with Live(errors, progress) as live, tracking:
             report = opened.learn(
-                task, options=options, restart=restart, progress=stepped, checkpoint_minutes=checkpoint_minutes
+                task,
+                options=options,
+                restart=restart,
+                progress=stepped,
+                watch=live.passed,
+                checkpoint_minutes=checkpoint_minutes,
             )
             try:
                 tracking.task({"loss": report.losses[-1], "seconds": report.seconds, "group": report.group})
@@ -181,19 +189,22 @@ def evaluate(
         ),
     ] = None,
     backbone: Where = None,
+    progress: Moving = None,
+    device: Device = None,
     threads: Threads = None,
     json: Json = False,
 ) -> None:
     """Measure the accuracy on labelled data: by task, by class, and what is taken for what."""
     with sentences(since(store)):
         from hamcl.cli import tables
+        from hamcl.cli.live import Live
         from hamcl.nn.calibration import doubt
         from hamcl.store import Store, Unrecorded, once
         from hamcl.streams import load_task
         from hamcl.streams.task import regroup
 
         prepare(threads)
-        opened = Store.open(store, backbone=backbone)
+        opened = Store.open(store, backbone=backbone, device=device)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
         columns = present(text_column=text_column, label_column=label_column)
@@ -206,12 +217,14 @@ def evaluate(
         if precision not in (None, "both"):
             options["precision"] = precision
         try:
-            result = opened.evaluate(
-                tasks,
-                options=options,
-                record=record,
-                on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
-            )
+            with Live(errors, progress) as live:
+                result = opened.evaluate(
+                    tasks,
+                    options=options,
+                    record=record,
+                    on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
+                    watch=live.passed,
+                )
         except Unrecorded as error:
             result, unrecorded = error.evaluation, f"{error} (--no-record does not try)"
         own = result.trained_on or tuple(name for task in read for name in opened.trained_on(task))

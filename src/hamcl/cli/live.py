@@ -77,7 +77,7 @@ class Live:
 
     def passed(self, what: str, done: int, total: int) -> None:
         """So many samples of a pass without training were read."""
-        if what != self.name or done == 0:
+        if what != self.name or done < self.bars.tasks[self.current].completed:
             self.name = what
             self._begin(what, total)
         self.bars.update(self.current, completed=done, total=total, detail="samples")

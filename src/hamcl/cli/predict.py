@@ -51,6 +51,9 @@ def predict(
         typer.Option("--format", help="By default that of --out, else a table."),
     ] = None,
     text_column: TextColumn = None,
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"] | None, typer.Option(help="Arithmetic, instead of that of the store.")
+    ] = None,
     device: Device = None,
     eval_batch_size: EvalBatch = None,
     backbone: Where = None,
@@ -70,7 +73,7 @@ def predict(
         if out is not None:
             check_writable(out)
         prepare(threads)
-        opened = Store.open(store, backbone=backbone)
+        opened = Store.open(store, backbone=backbone, device=device)
         stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
         asked = gather(inputs, opened.manifest.backbone.modality, stdin, text_column)
         note(asked.notes)
@@ -82,8 +85,8 @@ def predict(
             complain(sentence)
             unread.append(sentence)
 
-        model = opened.model(device)
-        model.config = replace(model.config, **present(eval_batch_size=eval_batch_size))
+        model = opened.model()
+        model.config = replace(model.config, **present(eval_batch_size=eval_batch_size, precision=precision))
         table, seen = chosen == "table", out is None and sys.stdout.isatty()
         sure: set[bool] = set()
 

@@ -1,7 +1,7 @@
 """Checksums of data, by which a task is known again."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import get_args
 
 from PIL import Image
@@ -11,9 +11,13 @@ from hamcl.streams.base import Augmentation, Modality, Samples, Task
 from hamcl.streams.pixels import rgb
 
 
-def digest(task: Task) -> str:
-    """Sha256 over all that learning a task depends on: names, kind, and the contents of the training samples."""
-    return _digests(task.classes, task.train, task.modality, [task.augmentation])[0]
+def digest(task: Task, told: Callable[[int, int], None] | None = None) -> str:
+    """Sha256 over all that learning a task depends on: names, kind, and the contents of the training samples.
+
+    Args:
+        told: of the number of samples read, and of all.
+    """
+    return _digests(task.classes, task.train, task.modality, [task.augmentation], told)[0]
 
 
 def digests(classes: Sequence[str], samples: Samples, modality: Modality) -> list[str]:
@@ -21,7 +25,13 @@ def digests(classes: Sequence[str], samples: Samples, modality: Modality) -> lis
     return _digests(classes, samples, modality, get_args(Augmentation))
 
 
-def _digests(classes: Sequence[str], samples: Samples, modality: str, augmentations: Sequence[str]) -> list[str]:
+def _digests(
+    classes: Sequence[str],
+    samples: Samples,
+    modality: str,
+    augmentations: Sequence[str],
+    told: Callable[[int, int], None] | None = None,
+) -> list[str]:
     totals = [hashlib.sha256() for _ in augmentations]
 
     def add(total: "hashlib._Hash", *parts: bytes) -> None:
@@ -46,4 +56,6 @@ def _digests(classes: Sequence[str], samples: Samples, modality: str, augmentati
                 content = f"{sample.mode} {sample.size} ".encode() + sample.tobytes()
         for total in totals:
             add(total, str(int(label)).encode(), content)
+        if told:
+            told(i + 1, len(samples))
     return [total.hexdigest() for total in totals]

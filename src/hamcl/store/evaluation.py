@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from hamcl import metrics
 from hamcl.errors import DataError
-from hamcl.method import Method, finite
+from hamcl.method import Method, Watch, finite
 from hamcl.store.digest import digests
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
@@ -18,12 +19,16 @@ WORST = 20
 
 
 def evaluate(
-    learner: Method, tasks: Sequence[Task], on_skip: Callable[[str], None] = lambda sentence: None
+    learner: Method,
+    tasks: Sequence[Task],
+    on_skip: Callable[[str], None] = lambda sentence: None,
+    watch: Watch | None = None,
 ) -> Evaluation:
     """Classify the test splits of `tasks` among all classes the learner knows.
 
     Args:
         on_skip: is told of every sample that cannot be read, where the learner's `on_bad_sample` leaves those out.
+        watch: is told of the samples read and classified, those of all tasks together.
 
     Raises:
         DataError: there is nothing to classify, a class was not learned, two tasks have one name, or a score is not
@@ -33,7 +38,11 @@ def evaluate(
     by_task: dict[str, Score] = {}
     confidence: list[float] = []
     hits: list[bool] = []
+    done, whole = 0, sum(len(task.test) for task in tasks)
     for task in tasks:
+        if watch:
+            learner.watch = partial(_onwards, watch, done, whole)
+            done += len(task.test)
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples to evaluate")
         names = spelled(task.classes, learner.classes)
@@ -43,7 +52,8 @@ def evaluate(
             raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
         samples = task.test
         if learner.config.on_bad_sample == "skip":
-            samples, skipped = check(samples, "skip", task.classes)
+            told = partial(learner.watch, "reading") if learner.watch else None
+            samples, skipped = check(samples, "skip", task.classes, told=told)
             for sentence in skipped:
                 on_skip(sentence)
         best = finite(learner.logits(samples)).double().softmax(1).max(1)
@@ -79,6 +89,10 @@ def evaluate(
             accuracy=tuple(b.accuracy if b.samples else 0.0 for b in bins),
         ),
     )
+
+
+def _onwards(watch: Watch, before: int, whole: int, what: str, done: int, _: int) -> None:
+    watch(what, before + done, whole)
 
 
 def once(tasks: Sequence[Task]) -> tuple[list[Task], list[str]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import ValidationError
 from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.learner import HAM, HAMReport
+from hamcl.method import Watch
 from hamcl.nn.backbones import load_backbone
 from hamcl.store import evaluation, files, snapshot, unfinished
 from hamcl.store.diff import Difference, diff
@@ -181,6 +183,7 @@ class Store:
         options: Mapping[str, Any] | None = None,
         restart: bool = False,
         progress: Progress | None = None,
+        watch: Watch | None = None,
         checkpoint_minutes: float = 10.0,
     ) -> HAMReport:
         """Learn one task, all or nothing.
@@ -191,6 +194,8 @@ class Store:
         Args:
             task: a task, or where its data lies (see `hamcl.load_task`).
             options: for this task instead of those of the store; the ones in `hamcl.config.PER_TASK`.
+            progress: is told of every step of the training.
+            watch: is told of every pass over the samples besides the training: its name, the samples done, and all.
             restart: drop what an unfinished `learn` left.
 
         Raises:
@@ -209,7 +214,9 @@ class Store:
             check_room(self.manifest, task.classes, self.path)
             learner = self.model()
             learner.config = _for_task(learner.config, options or {})
-            data, became = digest(task), unfinished.became(learner)
+            learner.watch = watch
+            data = digest(task, partial(watch, "reading") if watch else None)
+            became = unfinished.became(learner)
             again = next((known.name for known in state.tasks if known.data == data), None)
             if again is not None:
                 said = f"task {task.name!r} holds the very data of task {again!r}, which was learned again"
@@ -283,6 +290,7 @@ class Store:
         options: Mapping[str, Any] | None = None,
         record: bool = True,
         on_skip: Callable[[str], None] = lambda sentence: None,
+        watch: Watch | None = None,
     ) -> Evaluation:
         """Classify the test splits of `tasks` among all classes.
 
@@ -291,6 +299,7 @@ class Store:
             options: for this evaluation instead of those of the store, as in `learn`.
             record: keep the result in the manifest.
             on_skip: is told of every sample left out because it cannot be read (`on_bad_sample`).
+            watch: is told of the samples done, and of all, as in `learn`.
 
         Raises:
             DataError: there is nothing to classify, a class was not learned, or two tasks hold the same samples.
@@ -303,7 +312,7 @@ class Store:
         learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
         evaluation.refuse_twice(given)
-        result = evaluation.evaluate(learner, given, on_skip)
+        result = evaluation.evaluate(learner, given, on_skip, watch)
         own = dict.fromkeys(name for task in given for name in self.trained_on(task))
         result = replace(result, trained_on=tuple(own))
         if record:

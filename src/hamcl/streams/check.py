@@ -1,7 +1,7 @@
 """Read every sample once before training, so that a bad one is found now and not in the middle of a task."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from PIL import Image
@@ -26,12 +26,14 @@ def check(
     on_bad_sample: OnBadSample = "error",
     classes: Sequence[str] = (),
     notes: list[str] | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> tuple[Samples, list[str]]:
     """Return the usable samples and one message for each that was skipped.
 
     Args:
         on_bad_sample: "error" raises at the first bad sample, "skip" leaves bad samples out.
         classes: class names, for the message.
+        told: of the number of samples read, and of all.
         notes: is given one sentence more for each range that images were scaled from as a guess.
 
     Raises:
@@ -56,6 +58,8 @@ def check(
             messages.append(str(error))
         else:
             good.append(i)
+        if told:
+            told(i + 1, len(samples))
     if notes is not None:
         notes += [
             f"{count} of {len(samples)} training images could hold larger numbers than they do and were scaled from "
