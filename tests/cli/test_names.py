@@ -59,7 +59,7 @@ def test_spellings_of_one_class_are_one_class_and_said_to_be(ham, life, copy, tm
     assert result.stderr == f"note: {said}\n" and json.loads(result.stdout)["notes"] == [said]
     assert Store.open(store).manifest.state.classes == ("green", "red", "blue", NFC)
     told = ham.told("eval", store, data)
-    assert told["classes"].keys() == {"red", NFC} and told["notes"] == [said]
+    assert told["classes"].keys() == {"red", NFC} and told["notes"][0] == said
     assert ham.shown("undo", store, "--to", " week-02").startswith("took back data")
 
 
