@@ -197,10 +197,11 @@ class Method(ABC):
         if not len(task.test):
             raise DataError(f"task {task.name!r} has no test samples to evaluate")
         names = spelled(task.classes, self.classes)
-        unseen = [name for name in names if name not in self.classes]
+        column = {name: c for c, name in enumerate(self.classes)}
+        unseen = [name for name in names if name not in column]
         if unseen:
             raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
-        truth = torch.tensor([self.classes.index(names[y]) for y in task.test.labels])
+        truth = torch.tensor([column[names[y]] for y in task.test.labels])
         with self.turns.asking(alone=not self.together):
             scores = finite(self.logits(task.test))
         return (scores.argmax(1) == truth).double().mean().item()
@@ -221,7 +222,8 @@ class Method(ABC):
             )
         if not len(task.train) and not may_be_empty:
             raise DataError(f"task {task.name!r} has no training samples; there is nothing to learn")
-        missing = [task.classes[y] for y in range(len(task.classes)) if y not in set(task.train.labels)]
+        seen = set(task.train.labels)
+        missing = [name for y, name in enumerate(task.classes) if y not in seen]
         if missing and len(task.train):
             raise DataError(f"task {task.name!r} has no training samples of class {missing[0]!r}")
         known = {key(name): name for name in self.classes}
@@ -237,8 +239,8 @@ class Method(ABC):
     def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after this task, and the task's columns in it."""
         names = spelled(task.classes, self.classes)
-        classes = tuple(dict.fromkeys(self.classes + names))
-        return classes, [classes.index(name) for name in names]
+        column = {name: c for c, name in enumerate(dict.fromkeys(self.classes + names))}
+        return tuple(column), [column[name] for name in names]
 
     def _extract(self, model: Callable[[Batch], Tensor], samples: Samples, *, train: bool = False) -> Tensor:
         return extract(

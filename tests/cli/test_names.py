@@ -67,3 +67,17 @@ def test_a_task_of_another_spelling_was_learned_already(ham, life, copy):
     store = copy()
     ham.shown("learn", store, life.later, "--name", NFC)
     assert "has learned task 'Café' already" in ham.refused("learn", store, life.later, "--name", f" {NFD}", code=1)
+
+
+@pytest.mark.parametrize("option", ["--title", "--license"])
+def test_a_card_in_another_encoding_is_refused(ham, life, tmp_path, option):
+    line = ("export", life.store, tmp_path / "out", "--as", "peft", option, LATIN)
+    assert f"the {option[2:]} of a card must be Unicode text" in ham.refused(*line, code=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_hidden_images_are_not_predicted_and_said_to_be(ham, life, tmp_path):
+    inbox = renamed(life, tmp_path, ".hidden", "white")
+    result = ham("predict", life.store, inbox, "--json")
+    assert result.exit_code == 0 and len(result.stdout.splitlines()) == 5
+    assert result.stderr.startswith(f"note: left out of {inbox}: hidden folders") and ": .hidden" in result.stderr

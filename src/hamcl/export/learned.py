@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from hamcl.errors import UsageError
 from hamcl.ham import Group
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.heads import Linear
@@ -56,3 +57,12 @@ class Card:
     license: str | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     accuracy: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("title", "text", "license"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError as error:
+                raise UsageError(
+                    f"the {name} of a card must be Unicode text, got {getattr(self, name)!r:.80}"
+                ) from error

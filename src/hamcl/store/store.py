@@ -380,7 +380,7 @@ class Store:
             wanted = [i for i, e in enumerate(manifest.earlier) if to is None or _same(e.task, to)]
             if not wanted:
                 kept = ", ".join(repr(e.task) if e.task else "the beginning" for e in manifest.earlier)
-                where = f"of task {to!r}" if to else "before the last task"
+                where = "before the last task" if to is None else f"of task {to!r}"
                 raise UsageError(f"{self.path} keeps no state {where}; it keeps {kept or 'none'}")
             index = wanted[-1]
             chosen = manifest.earlier[index]
