@@ -240,3 +240,17 @@ def test_hidden_parquet_files_do_not_count(tiny, put):
     data = put("a/x.png", "a/notes.parquet", "b/y.png")
     tiny.parquet(data / ".cache" / "train.parquet", [tiny.image(7)], [0], ["robin"])
     assert load_task(data).classes == ("a", "b")
+
+
+def test_parquet_files_and_splits_that_are_not_read_are_named(tiny, put):
+    data = put("README.md")
+    for i, name in enumerate(
+        ("train", "test", "validation", "extra", ".cache/train", ".ipynb_checkpoints/train-copy")
+    ):
+        tiny.parquet(data / f"{name}.parquet", [tiny.image(i)], [0], ["a"])
+    task = load_task(data)
+    assert tiny.contents(task.train) == [(0, 0)] and tiny.contents(task.test) == [(1, 0)]
+    assert sorted(task.notes) == [
+        "parquet files that name no split are not read: extra.parquet",
+        "splits that are not used: validation",
+    ]

@@ -3,6 +3,7 @@
 import json
 import unicodedata
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -154,3 +155,14 @@ def test_forms():
     assert canonical(f"  {NFD}\n") == NFC
     assert legible(f"{LATIN}{CUT}é") == r"caf\xe9\ud83dé"
     assert spelled(["w", NFC, "new"], ["w ", NFD, "w"]) == ("w", NFD, "new"), "the exact name goes before another form"
+
+
+def test_a_source_takes_columns_and_class_names_only():
+    frame = pd.DataFrame({"text": ["x", "y"], "label": ["b", "a"], "n": [1, 2]}, index=[1, 0])
+    source = Source.build("made", (frame.text, frame.label), modality="text")
+    assert [(source.train.inputs[i], source.classes[y]) for i, y in enumerate(source.train.labels)] == [
+        ("x", "b"),
+        ("y", "a"),
+    ]
+    with pytest.raises(DataError, match="made: the label 1 is no text"):
+        Source.build("made", (frame.text, frame.n), modality="text")

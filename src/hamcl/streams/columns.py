@@ -245,13 +245,16 @@ def assemble(
     """
     train = read("train")
     said = [*notes, *train.notes]
-    test = None
+    test, others = None, [split for split in splits if split != "train"]
     for split in (split for split in TEST_SPLITS if split in splits):
         rows = read(split)
+        others.remove(split)
         if any(label is not None for label in rows.labels):
             test = rows
             break
         said.append(f"left out the split {split}, which has no labels")
+    if others:
+        said.append(f"splits that are not used: {listed(others)}")
     trained, left = train.pair(skip)
     tested, left_test = test.pair(skip) if test else (((), ()), [])
     return Source.build(

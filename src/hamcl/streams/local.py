@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import folder, parquet, walk
+from hamcl.streams import folder, parquet
 from hamcl.streams.source import Request, Source, listed
 
 
@@ -20,14 +20,14 @@ def is_parquet(path: Path) -> bool:
     """
     if path.is_file():
         return True
-    files = [file.relative_to(path) for file in path.rglob("*.parquet")]
-    files = sorted(file for file in files if not any(map(walk.is_hidden, file.parts)))
+    files = parquet.files_below(path)
     images = folder.class_folders(path) if files else []
     if not images:
         return bool(files)
     if folder.is_layout(path) and not any(parquet.SHARD.fullmatch(file.name) for file in files):
         return False
+    tables = listed([str(file.relative_to(path)) for file in files], 3)
     raise DataError(
-        f"{path} holds parquet files ({listed([str(file) for file in files], 3)}) and folders of images "
+        f"{path} holds parquet files ({tables}) and folders of images "
         f"({listed([f'{found.name}/' for found in images], 3)}); say which to read by parquet:{path} or folder:{path}"
     )

@@ -3,7 +3,7 @@
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -14,8 +14,10 @@ from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Modality
 from hamcl.streams.columns import Columns, Header, Rows, assemble, images, texts, typed
 from hamcl.streams.lazy import Lazy
+from hamcl.streams.names import legible
 from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
+from hamcl.streams.walk import is_hidden
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 
@@ -44,7 +46,7 @@ def read(path: Path, request: Request) -> Source:
         lambda split: _read(files[split], columns),
         path.is_dir(),
         skip=request.skip,
-        notes=columns.notes,
+        notes=[*columns.notes, *_alone(path, files)],
     )
 
 
@@ -59,15 +61,29 @@ def split_files(path: Path, train_shards: int | None = None) -> dict[str, list[P
     """
     if path.is_file():
         return {"train": [path]}
-    files = sorted(path.rglob("*.parquet"))
+    every = files_below(path)
     found: dict[str, list[Path]] = {}
-    for file in files:
+    for file in every:
         if match := SHARD.fullmatch(file.name):
             found.setdefault(match[1], []).append(file)
-    found = found or {"train": files}
+    found = found or {"train": every}
     if not found.get("train"):
         raise DataError(f"{path} holds no parquet file of a training split; name it train-00000-of-00001.parquet")
-    return {split: _complete(files, train_shards if split == "train" else None) for split, files in found.items()}
+    return {split: _complete(some, train_shards if split == "train" else None) for split, some in found.items()}
+
+
+def files_below(path: Path) -> list[Path]:
+    """Return the parquet files anywhere below a folder, sorted; those in hidden folders are left alone."""
+    found = [file for file in path.rglob("*.parquet") if file.is_file()]
+    return sorted(file for file in found if not any(map(is_hidden, file.relative_to(path).parts)))
+
+
+def _alone(path: Path, splits: Mapping[str, Sequence[Path]]) -> list[str]:
+    """A note on the files that are left alone because others name splits and they do not."""
+    used = {file for files in splits.values() for file in files}
+    alone = [file for file in ([] if path.is_file() else files_below(path)) if file not in used]
+    names = [legible(str(file.relative_to(path))) for file in alone if not SHARD.fullmatch(file.name)]
+    return [f"parquet files that name no split are not read: {listed(names)}"] if names else []
 
 
 def _complete(files: list[Path], first: int | None) -> list[Path]:

@@ -65,7 +65,10 @@ class Source:
             order: the class names in the source's own order (names without any sample are left out);
                 sorted by name if not given.
         """
-        form = {y: canonical(y) for y in dict.fromkeys([*train[1], *test[1]])}
+        given = dict.fromkeys([*train[1], *test[1]])
+        if strange := [y for y in given if not isinstance(y, str)]:
+            raise DataError(f"{name}: the label {strange[0]!r} is no text; name the class of each sample")
+        form = {y: canonical(y) for y in given}
         present = set(form.values())
         ordered = dict.fromkeys(map(canonical, order)) if order is not None else sorted(present)
         classes = tuple(y for y in ordered if y in present)
