@@ -110,8 +110,7 @@ def manner(learned: Learned, form: Form, folder: Path) -> str:
     if images:
         opened = f"AutoModelForImageClassification loads its classifier{options and ' with trust_remote_code=True'}"
         return f"{opened}, {code} prepare images"
-    limit = "; texts are cut by truncation=True"
-    return f'it loads with pipeline("text-classification", FOLDER{options}){limit}, or with {code}'
+    return f'it loads with pipeline("text-classification", FOLDER, truncation=True{options}), or with {code}'
 
 
 def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
