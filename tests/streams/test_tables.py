@@ -94,6 +94,39 @@ def test_a_quotation_mark_that_is_not_closed_is_named(tmp_path, text):
         load_task(write(tmp_path / "t.csv", f"text,label\n{text}"))
 
 
+def test_tabs_without_quoting_leave_quotation_marks_as_they_stand(tmp_path):
+    path = write(tmp_path / "t.tsv", 'text\tlabel\n"quoted" start\ta\nsay "hi"\tb\n"never closed\tc\n')
+    task = load_task(path)
+    assert list(task.train.inputs) == ['"quoted" start', 'say "hi"', '"never closed']
+    assert "its quotation marks are read as they stand" in " ".join(task.notes)
+    with pytest.raises(DataError, match="quotation mark that is not closed"):
+        load_task(write(tmp_path / "q.tsv", '"text"\t"label"\n"quoted" start\t"a"\n'))
+
+
+def test_rows_that_a_quotation_mark_may_have_swallowed_are_said(tmp_path):
+    path = write(tmp_path / "t.tsv", 'text\tlabel\n"one\ta\ntwo\tb\nthree"\tc\nfour\td\n')
+    found, notes = labels(path)
+    assert found == ["c", "d"] and "line 2 has a quoted text that holds line breaks and separators (1 such" in notes
+    assert labels(write(tmp_path / "t.csv", 'text,label\n"one,\ntwo",b\n')) == (["b"], "")
+
+
+@pytest.mark.parametrize("declared", ["sep=x", 'sep="', "sep= "])
+def test_a_separator_that_is_none_is_no_declaration(tmp_path, declared):
+    with pytest.raises(DataError, match="has the columns"):
+        load_task(write(tmp_path / "t.csv", f"{declared}\ntext,label\na,b\n"))
+
+
+def test_a_path_given_for_a_stream_is_recognised(tmp_path):
+    for path, source in (
+        (write(tmp_path / "t.csv", "text,label\na,b\n"), "text"),
+        (save(tmp_path / "t.parquet", {"text": ["a"], "label": ["b"]}), "parquet"),
+        (write(tmp_path / "s" / "dataset_dict.json", "{}").parent, "hub"),
+        (tmp_path, "folder"),
+    ):
+        with pytest.raises(UsageError, match=f"did you mean {source}:{path}"):
+            load_stream(str(path))
+
+
 def test_a_row_is_named_by_the_line_on_which_it_begins(tmp_path):
     with pytest.raises(DataError, match=r"t\.csv, line 4 has no label"):
         load_task(write(tmp_path / "t.csv", 'text,label\n"one\ntwo",b\n"three\nfour",\n'))
@@ -470,8 +503,9 @@ def test_more_rows_than_a_file_can_mean_are_refused(tmp_path):
     numbers = pa.repeat(pa.scalar(0, pa.int32()), 200_000)
     texts = pa.DictionaryArray.from_arrays(numbers, pa.array(["hello"]))
     pq.write_table(pa.table({"text": texts, "label": numbers}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"says that it holds 200,000 rows in [\d,]+ bytes, more than are read"):
-        load_task(tmp_path / "t.parquet")
+    for spec in (f"parquet:{tmp_path / 't.parquet'}", f"hub:{tmp_path}"):
+        with pytest.raises(DataError, match=r"says that it holds 200,000 rows in [\d,]+ bytes, more than are read"):
+            load_source(spec)
 
 
 def test_what_a_file_holds_once_stays_once_in_memory(tmp_path):

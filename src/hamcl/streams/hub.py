@@ -9,6 +9,7 @@ from hamcl.errors import DataError
 from hamcl.network import hub
 from hamcl.streams.columns import Columns, Rows, assemble, images, texts
 from hamcl.streams.lazy import Lazy, numbered
+from hamcl.streams.parquet import check_size
 from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.source import Request, Source
 
@@ -34,10 +35,14 @@ def load(request: Request) -> Source:
             for part in splits.values():  # Arrow files are mapped unchecked, and a damaged one would end the process
                 part.data.table.validate(full=True)
         elif Path(identifier).exists():
+            for file in sorted(Path(identifier).rglob("*.parquet")):
+                check_size(file)
             splits = datasets.load_dataset(identifier, config or None)
         else:
             with hub():
                 splits = datasets.load_dataset(identifier, config or None)
+    except DataError:
+        raise
     except Exception as error:  # network, cache and builder errors share no base class
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(

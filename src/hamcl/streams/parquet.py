@@ -132,7 +132,7 @@ def _features(schema: Any, file: Path) -> Any:
     return found
 
 
-def _check_size(file: Path) -> None:
+def check_size(file: Path) -> None:
     """Refuse a file that holds more rows or bytes than such a file can mean.
 
     Raises:
@@ -190,7 +190,7 @@ def _table(file: Path, columns: list[str]) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    _check_size(file)
+    check_size(file)
     try:
         # Values that the file holds once and repeats by number stay so in memory.
         repeated = _repeated(pq.ParquetFile(file), columns)

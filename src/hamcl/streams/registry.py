@@ -29,6 +29,13 @@ SOURCES: dict[str, Loader] = {
 TABLES = ("text", "parquet", "hub")
 
 
+def kind_of(path: Path) -> str:
+    """The source that most likely reads a file or folder."""
+    if path.is_dir():
+        return "hub" if hub.is_saved(path) else "folder"
+    return "parquet" if path.suffix.lower() == ".parquet" else "text"
+
+
 def load_source(
     spec: str,
     *,
@@ -52,7 +59,7 @@ def load_source(
     """
     name, _, where = spec.partition(":")
     if name not in SOURCES:
-        hint = f"folder:{spec}" if Path(spec).is_dir() else None
+        hint = f"{kind_of(Path(spec))}:{spec}" if Path(spec).exists() else None
         raise UsageError(
             f"there is no source {name!r}; {f'did you mean {hint}?' if hint else did_you_mean(name, SOURCES)}"
         )

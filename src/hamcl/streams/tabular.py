@@ -16,7 +16,7 @@ SUFFIXES = (".csv", ".tsv", ".jsonl")
 SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 LONGEST_HEADER = 2**20
 LONGEST_FIELD = 2**31 - 1  # what the csv module can be told; its own limit is 131,072
-DECLARED = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)  # how Excel names the separator before the header
+DECLARED = re.compile(r"sep=([^\w\s\"]|\t)\r?\n", re.IGNORECASE)  # how Excel names the separator before the header
 
 
 @dataclass
@@ -120,20 +120,49 @@ def _separated(text: str, table: Table, usual: str, wanted: Callable[[Sequence[s
         best = max(separators, key=lambda separator: _shown(start, separator, wanted))  # the first of equals
         if best != usual and not declared:
             table.notes.append(f"read {SEPARATORS[best]} as the separator of {table.file}")
-        reader = csv.reader(StringIO(text, newline=""), delimiter=best, strict=True)
-        line = 1
         try:
-            for cells in reader:
-                if cells and not table.columns:
-                    table.columns = [cell.strip() for cell in cells]
-                elif cells:
-                    _add(table, first + line, cells)
-                line = reader.line_num + 1
-        except csv.Error as error:
-            raise DataError(
-                f"{table.file}, line {first + line} cannot be read ({error}); look for a quotation mark that is not "
-                "closed, or not doubled inside a quoted text"
-            ) from error
+            rows = list(_cells(text, best, csv.QUOTE_MINIMAL))
+        except BadQuote as error:
+            # Files with tabs are often written without any quoting, so that a text may begin with a quotation mark.
+            if best != "\t" or '"' in text.partition("\n")[0]:
+                raise DataError(
+                    f"{table.file}, line {first + error.line} cannot be read ({error}); look for a quotation mark "
+                    "that is not closed, or not doubled inside a quoted text"
+                ) from error
+            rows = list(_cells(text, best, csv.QUOTE_NONE))
+            table.notes.append(f"{table.file} is not quoted as tables are; its quotation marks are read as they stand")
+    for line, cells in rows:
+        if table.columns:
+            _add(table, first + line, cells)
+        else:
+            table.columns = [cell.strip() for cell in cells]
+    spans = [i for i, (_, cells) in enumerate(rows) if any("\n" in cell and best in cell for cell in cells)]
+    if spans and best != ",":  # in texts, commas and line breaks come together all the time
+        table.notes.append(
+            f"{table.file}, line {first + rows[spans[0]][0]} has a quoted text that holds line breaks and separators "
+            f"({len(spans)} such rows); if rows were swallowed, double the quotation marks inside texts"
+        )
+
+
+class BadQuote(ValueError):
+    """Quotation marks that make no sense, from a line on."""
+
+    def __init__(self, reason: str, line: int) -> None:
+        super().__init__(reason)
+        self.line = line
+
+
+def _cells(text: str, separator: str, quoting: Any) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row that is not blank, with the line on which it begins."""
+    reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True, quoting=quoting)
+    line = 1
+    try:
+        for cells in reader:
+            if cells:
+                yield line, cells
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise BadQuote(str(error), line) from error
 
 
 def _add(table: Table, line: int, cells: list[str]) -> None:

@@ -51,11 +51,11 @@ def load(request: Request) -> Source:
     notes: list[str] = []
     for file, split in _files(path):
         table = read_table(file, roles(request))
+        columns = Columns.find(table.columns, str(file), request) if table.columns else None
         if table.problems and not request.skip:
             raise DataError(f"{next(iter(table.problems.values()))}; on_bad_sample=skip leaves such rows out")
-        if not table.rows:
+        if columns is None or not table.rows:  # an empty file, or no line that can be read
             continue
-        columns = Columns.find(table.columns, str(file), request)
         notes += [*table.notes, *columns.notes]
         header = Header(table.columns, str(file))
         own = [header.single(column) for column in header.known(["split"])] if split is None else []
