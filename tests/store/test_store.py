@@ -217,7 +217,7 @@ def test_diff_sees_names_that_changed_places(create, week, quick):
 
 def test_the_same_data_again_is_said(copied, week, quick):
     again = copied.learn(replace(week(1), name="again"))
-    assert again.notes == ["task 'again' holds the very data of task 'week-1', which was learned again"]
+    assert again.notes == ["task 'again' holds the very data of task 'week-1', which now count twice; undo goes back"]
     assert "from the data of task 'week-1'" in copied.manifest.history[-1].text
     assert copied.learn(week(3)).notes == []
 

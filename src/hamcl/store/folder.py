@@ -56,10 +56,13 @@ class Folder:
         self._held: Held | None = None
         self._begun: bytes | None = None
         self._known: set[str] = set()
+        self._last: bytes | None = None
 
     def refresh(self) -> Manifest:
         """Read the manifest again."""
-        self.manifest = read_manifest(self.path)
+        data = files.read(self.path, MANIFEST, limit=LIMIT)
+        if data != self._last:
+            self.manifest, self._last = parse(data, self.path / MANIFEST), data
         return self.manifest
 
     def read(self, use: Callable[[Manifest], T]) -> T:
@@ -72,7 +75,7 @@ class Folder:
             try:
                 return use(manifest)
             except DataError:
-                if read_manifest(self.path) == manifest:
+                if files.read(self.path, MANIFEST, limit=LIMIT) == self._last:
                     raise
 
     @contextmanager
@@ -142,7 +145,7 @@ class Folder:
         self._known |= _needs(self.manifest)
         with self._alone():
             files.write(self.path, MANIFEST, data)
-        self.manifest, self._begun = manifest, data
+        self.manifest, self._begun, self._last = manifest, data, data
 
     def remember(self, state: State) -> Earlier:
         """Write a state for `undo`; its tensors stay where they are."""

@@ -57,7 +57,7 @@ class BackboneRecord:
     fingerprint: Sha256
     modality: Literal["image", "text"]
     width: Annotated[int, Field(ge=1, le=2**20)]
-    layers: Annotated[Many[str], Field(min_length=1)]
+    layers: Annotated[Many[str], Field(min_length=1, max_length=2**16)]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -215,17 +215,21 @@ class Store:
             learner = self.model()
             learner.config = _for_task(learner.config, options or {})
             learner.watch = watch
+            # Where it runs is told by what the options became, however it was asked for.
+            asked = replace(learner.config, device=self.manifest.options.device)
             data = digest(task, partial(watch, "reading") if watch else None)
             became = unfinished.became(learner)
             again = next((known.name for known in state.tasks if known.data == data), None)
             if again is not None:
-                said = f"task {task.name!r} holds the very data of task {again!r}, which was learned again"
+                said = (
+                    f"task {task.name!r} holds the very data of task {again!r}, which now count twice; undo goes back"
+                )
                 task = replace(task, notes=(*task.notes, said))
             identity = Identity(
                 task.name,
                 data,
                 state.key,
-                hashlib.sha256(dump(learner.config.to_dict())).hexdigest(),
+                hashlib.sha256(dump(asked.to_dict())).hexdigest(),
                 learner.device.type,
                 unfinished.versions(*unfinished.LIBRARIES),
                 became,
@@ -252,7 +256,8 @@ class Store:
                 self._commit(learner, "learn", text, {task.name: record})
             except (TrainingError, Unstorable):
                 # It would end in the same way again, and be in the way of every other task.
-                position.drop()
+                with suppress(DataError):
+                    position.drop()
                 raise
         return report
 
