@@ -89,11 +89,14 @@ def test_a_card_tells_tasks_metrics_settings_and_versions(model, tmp_path):
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == list(model.classes)
 
 
-def test_a_card_is_written_whatever_its_title_holds(model, tmp_path, monkeypatch):
+def test_a_card_is_written_where_a_version_is_unknown_and_takes_unicode_alone(model, tmp_path, monkeypatch):
     monkeypatch.setattr("hamcl.export.card.version", missing)
-    model.export(tmp_path / "out", "merged", card=Card(title="caf\udce9", text="\ud83d", license="\udce9"))
+    model.export(tmp_path / "out", "merged", card=Card(title="café"))
     text = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "# caf\\udce9" in text and "timm (unknown)" in text
+    assert "# café" in text and "timm (unknown)" in text
+    for given in ({"title": "caf\udce9"}, {"text": "\ud83d"}, {"license": "\udce9"}):
+        with pytest.raises(UsageError, match="of a card must be Unicode text"):
+            Card(**given)
 
 
 def missing(package):
