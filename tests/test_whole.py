@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,19 @@ def test_links_modes_and_groups_stay(tmp_path):
     nowhere.symlink_to(tmp_path / "later" / "out")
     put(nowhere, "3")
     assert nowhere.is_symlink() and (tmp_path / "later" / "out" / "a.txt").read_text() == "3"
+
+
+@posix
+def test_what_is_no_place_is_written_to(tmp_path):
+    """Such as /dev/null, which must not become a file."""
+    pipe, found = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: found.append(pipe.read_text()))
+    reader.start()
+    with new_file(pipe) as same:
+        same.write_text("x")
+    reader.join(5)
+    assert found == ["x"] and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
 
 
 @posix

@@ -37,15 +37,20 @@ def new_file(path: Path) -> Iterator[Path]:
         DataError: `path` is a folder or leads nowhere, or cannot be written; it is as it was.
     """
     with _explained(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            yield path  # a pipe, /dev/null: something that takes what is written and has no place
+            return
         place = _place(path)
         if place.is_dir():
             raise DataError(f"cannot write {path}: it is a folder; name a file")
         _clear(place)
         fresh = _hidden(place, "tmp")
         # Never through a link that somebody may have put there.
-        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        held: int | None = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if held is not None and not _lock(held):  # without locks there is no use in holding it
+            os.close(held)
+            held = None
         try:
-            _lock(handle)
             yield fresh
             _sync(fresh)
             if place.exists():
@@ -53,7 +58,8 @@ def new_file(path: Path) -> Iterator[Path]:
             os.replace(fresh, place)
             _sync(place.parent)
         finally:
-            os.close(handle)
+            if held is not None:
+                os.close(held)
             fresh.unlink(missing_ok=True)
 
 
@@ -75,9 +81,10 @@ def new_folder(path: Path) -> Iterator[Path]:
         _clear(place)
         fresh, old = _hidden(place, "new"), _hidden(place, "old")
         fresh.mkdir()
-        handle = os.open(fresh, os.O_RDONLY)
+        handle = os.open(fresh, os.O_RDONLY) if fcntl else None
         try:
-            _lock(handle)
+            if handle is not None:
+                _lock(handle)
             yield fresh
             for file in fresh.rglob("*"):
                 _sync(file)
@@ -95,7 +102,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 old.rename(place)
             raise
         finally:
-            os.close(handle)
+            if handle is not None:
+                os.close(handle)
             for folder in (fresh, old):
                 shutil.rmtree(folder, ignore_errors=True)
 
@@ -136,7 +144,9 @@ def _hidden(place: Path, kind: str) -> Path:
 def _clear(place: Path) -> None:
     """Clear away what killed processes left of `place`, and put back a folder that one had just moved aside."""
     names = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]+\.(tmp|new|old)")
-    for left in sorted(place.parent.iterdir(), reverse=True) if fcntl and place.parent.is_dir() else ():
+    if fcntl is None or not os.access(place.parent, os.R_OK):
+        return
+    for left in sorted(place.parent.iterdir(), reverse=True):
         found = names.fullmatch(left.name)
         if not found or left.is_symlink() or not _abandoned(left):
             continue

@@ -105,6 +105,8 @@ def manner(learned: Learned, form: Form, folder: Path) -> str:
         return f"it needs {code}, and the base model"
     own, images = library(learned.merged.module), learned.merged.modality == "image"
     options = "" if form.stock else ", trust_remote_code=True"
+    if getattr(learned.merged.features, "options", {}) and form.stock:  # which the library's own call does not give
+        return f"it needs {code}"
     if own == "timm":
         return f"timm.create_model loads its classifier, {code} prepare images" if form.stock else f"it needs {code}"
     if images:

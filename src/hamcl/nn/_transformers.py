@@ -161,7 +161,9 @@ def load_transformers(
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         # A file may name kernels of the hub here, which are code; left open, transformers takes its own.
         config._attn_implementation = config._experts_implementation = None
-        model = _weights(spec, source, config) if pretrained else AutoModel.from_config(config)
+        model = (
+            _weights(spec, source, config) if pretrained else AutoModel.from_config(config, trust_remote_code=False)
+        )
         if getattr(config, "is_encoder_decoder", False):
             model = model.get_encoder()
         elif hasattr(config, "vision_config") and hasattr(model, "vision_model"):
