@@ -216,9 +216,10 @@ class Method(ABC):
     def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str], list[str]]:
         """The training samples that can be read, one message per sample left out, and the task's notes and more."""
         if task.modality != self.backbone.modality:
+            meant = "" if self.backbone.modality == "image" else "; a Task of texts is made with modality='text'"
             raise DataError(
                 f"task {task.name!r} holds {task.modality} samples, but backbone {self.backbone.spec!r} "
-                f"reads {self.backbone.modality}"
+                f"reads {self.backbone.modality}{meant}"
             )
         if not len(task.train) and not may_be_empty:
             raise DataError(f"task {task.name!r} has no training samples; there is nothing to learn")

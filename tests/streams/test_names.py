@@ -140,14 +140,15 @@ def test_a_text_with_half_a_character_is_a_bad_sample(tmp_path):
     (tmp_path / "t.jsonl").write_text(json.dumps({"text": f"good {CUT}", "label": "a"}) + "\n" * 2)
     with pytest.raises(DataError, match="line 1 holds half a character"):
         check(load_task(tmp_path / "t.jsonl").train)
-    samples = Samples(["fine", f"cut {CUT}", " ", None, float("nan")], [0] * 5)
+    samples = Samples(["fine", f"cut {CUT}", " ", None, float("nan"), ["no", "text"]], [0] * 6)
     usable, messages = check(samples, "skip", task.classes)
     assert list(usable.inputs) == ["fine"]
     assert [message.partition(" ")[2][1:].strip() for message in messages] == [
         "holds half a character (a lone surrogate), such as a cut emoji; mend or remove it",
         "has no text; fill it in or remove the row",
-        "is missing (None); fill it in or remove it",
-        "is missing (nan); fill it in or remove it",
+        "is neither a text nor an image but None; replace or remove it",
+        "is neither a text nor an image but nan; replace or remove it",
+        "is neither a text nor an image but a list; replace or remove it",
     ]
 
 

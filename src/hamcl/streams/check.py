@@ -48,10 +48,11 @@ def check(
             sample = samples.inputs[i]
             if isinstance(sample, Image.Image):  # given as it was opened, or decoded already
                 guessed.update(filter(None, [rgb(sample, f"training image {i}").info.get(GUESSED)]))
-            if sample is None or isinstance(sample, float):  # as tables write a missing value
-                raise DataError(f"sample {i} is missing ({sample!r}); fill it in or remove it")
-            if isinstance(sample, str):
+            elif isinstance(sample, str):
                 check_text(sample, f"sample {i}")
+            else:  # also None and nan, as tables write a missing value
+                what = repr(sample) if sample is None or isinstance(sample, float) else f"a {type(sample).__name__}"
+                raise DataError(f"sample {i} is neither a text nor an image but {what}; replace or remove it")
         except DataError as error:
             if on_bad_sample == "error":
                 raise
