@@ -111,7 +111,6 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     (tmp_path / ".out.4711.new").mkdir()  # as earlier versions named them
     assert len(list(tmp_path.iterdir())) == 3 and (out / "a.txt").read_text() == "1"
     with new_folder(tmp_path / "other"), new_folder(out) as fresh:  # of the living, nothing is taken away
-        put(tmp_path / "other" / "inner", "3")
         with new_folder(out) as second:
             (second / "a.txt").write_text("2")
         assert fresh.is_dir()
@@ -122,6 +121,13 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     with new_file(tmp_path / "f.csv") as fresh:
         fresh.write_text("x")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@posix
+def test_of_two_that_make_a_folder_the_first_one_stays(tmp_path):
+    with pytest.raises(DataError, match=r"cannot write .*out: directory not empty"), new_folder(tmp_path / "out"):
+        put(tmp_path / "out", "1")
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and (tmp_path / "out" / "a.txt").read_text() == "1"
 
 
 @posix

@@ -80,6 +80,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         _clear(place)
         fresh, old = _hidden(place, "new"), _hidden(place, "old")
+        expected = place.exists()
         fresh.mkdir()
         handle = os.open(fresh, os.O_RDONLY) if fcntl else None
         try:
@@ -89,7 +90,8 @@ def new_folder(path: Path) -> Iterator[Path]:
             for file in fresh.rglob("*"):
                 _sync(file)
             _sync(fresh)
-            if place.exists():
+            # What somebody else has put there meanwhile stays: no folder takes the name of one that holds something.
+            if expected and place.exists():
                 _take_over(fresh, place)
                 if not _swapped(fresh, place):
                     place.rename(old)
