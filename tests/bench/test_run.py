@@ -65,6 +65,13 @@ def test_a_run_leaves_its_whole_record(tmp_path, stream, method):
     assert len(record["curve"]["average_accuracy"]) == 4
 
 
+def test_a_link_as_the_folder_of_a_run_stays_one(tmp_path, stream, method):
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "runs")  # where nothing is yet
+    run(stream, method(), tmp_path / "link", options=OPTIONS)
+    run(stream, method(), tmp_path / "link", options=replace(OPTIONS, overwrite=True))
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "runs" / "result.json").is_file()
+
+
 def test_the_accuracy_matrix_agrees_with_the_predictions(tmp_path, stream, method):
     result = run(stream, method(), tmp_path, options=OPTIONS)
     rows = pq.read_table(tmp_path / "predictions.parquet").to_pylist()

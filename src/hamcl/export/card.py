@@ -84,7 +84,7 @@ def write_card(folder: Path, learned: Learned, form: Form, card: Card) -> None:
             "",
         ]
     )
-    (folder / "README.md").write_text(text, encoding="utf-8", errors="backslashreplace")
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def _header(learned: Learned, form: Form, card: Card) -> dict[str, Any]:
