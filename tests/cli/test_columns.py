@@ -76,3 +76,15 @@ def test_an_image_model_learns_from_a_table_of_paths_and_a_text_model_refuses_it
     ham.shown("learn", folder, life.later, "--name", "week")
     assert table.manifest.state.files == Store.open(folder).manifest.state.files, "the same as from folders"
     assert "image" in ham.refused("learn", store, tmp_path / "week.jsonl", code=1)
+
+
+def test_import_reads_the_columns_that_are_named(ham, bert_folder, store, table, tmp_path):
+    ham("learn", store, table, *CHOSEN, "--on-bad-sample", "skip", "--name", "ward for the export")
+    ham.shown("export", store, tmp_path / "out", "--as", "adapters")
+    (adapter, *_) = sorted(path.parent for path in (tmp_path / "out").rglob("adapter_config.json"))
+    line = ("--projection", 16, "--max-length", 16, "--epochs", 1, "--on-bad-sample", "skip")
+    ham.shown("init", tmp_path / "other.ham", "--backbone", bert_folder, *line)
+    result = ham("import", tmp_path / "other.ham", adapter, "--data", table, *CHOSEN, "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["classes"] == ["lung", "skin"]
+    assert "left out 1 of 13 rows" in " ".join(result.stderr.split())

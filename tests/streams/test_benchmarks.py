@@ -415,3 +415,15 @@ def test_without_a_path_the_hub_is_asked_for_the_documented_id(tiny, tmp_path, m
     assert load_source(name).name == name
     documented = (Path(__file__).parents[2] / "docs" / "streams.md").read_text()
     assert f"`{asked[0]}`" in documented
+
+
+def test_official_class_names_that_repeat_are_refused(tiny, tmp_path):
+    write_cifar(tmp_path / "a", old=False)
+    meta = {b"fine_label_names": [b"apple", b"apple", b"train"], b"coarse_label_names": [b"fruit", b"large"]}
+    (tmp_path / "a" / "cifar-100-python" / "meta").write_bytes(pickle.dumps(meta, protocol=2))
+    write_cub(tiny, tmp_path / "b")
+    classes = tmp_path / "b" / "CUB_200_2011" / "classes.txt"
+    classes.write_text(classes.read_text().replace("Laysan", "Black_footed").replace("002.", "001."))
+    for spec in (f"cifar100:{tmp_path / 'a'}", f"cub200:{tmp_path / 'b'}"):
+        with pytest.raises(DataError, match="class names repeat"):
+            load_source(spec)

@@ -30,6 +30,8 @@ def _official(path: Path) -> Source:
         meta = _unpickle(path / "meta")
         fine = [_text(name) for name in meta["fine_label_names"]]
         coarse = [_text(name) for name in meta["coarse_label_names"]]
+        if len(set(fine)) < len(fine):
+            raise ValueError("class names repeat")
         superclasses: dict[str, str] = {}
 
         def part(split: str) -> tuple[Lazy, list[str]]:

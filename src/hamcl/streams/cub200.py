@@ -32,6 +32,8 @@ def _official(path: Path) -> Source:
             dict(line.split(maxsplit=1) for line in (path / f"{name}.txt").read_text().splitlines() if line.strip())
             for name in ("classes", "image_class_labels", "images", "train_test_split")
         )
+        if len(set(classes.values())) < len(classes):
+            raise ValueError("class names repeat")
         splits: dict[str, tuple[list[Path], list[str]]] = {"1": ([], []), "0": ([], [])}
         for image, file in files.items():
             paths, names = splits[trained[image].strip()]

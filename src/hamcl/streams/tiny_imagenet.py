@@ -28,6 +28,8 @@ def load(request: Request) -> Source:
 def _official(path: Path) -> Source:
     try:
         wnids = (path / "wnids.txt").read_text().split()
+        if len(set(wnids)) < len(wnids):
+            raise ValueError("class names repeat")
         rows = [line.split("\t") for line in (path / "words.txt").read_text().splitlines()]
         validation = [line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text().splitlines()]
         words = {wnid: synonyms.split(",")[0] for wnid, synonyms in rows}
