@@ -1,4 +1,4 @@
-"""A stream of numbers and a method of a few lines, so that the runner is tested without a model."""
+"""A stream of numbers, written as texts, and a method of a few lines, so that the runner is tested without a model."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ class Centres(Method):
     def __init__(self, config=None, *, fail_at=None, error=KeyboardInterrupt):
         preprocess = SimpleNamespace(describe=lambda: {"kind": "numbers"})
         backbone = SimpleNamespace(
-            spec="numbers", fingerprint="abc", preprocess=preprocess, modality="image", read_depths=lambda: False
+            spec="numbers", fingerprint="abc", preprocess=preprocess, modality="text", read_depths=lambda: False
         )
         super().__init__(backbone, config or HAMConfig(device="cpu"))
         self.centres = torch.zeros(0)
@@ -36,7 +36,7 @@ class Centres(Method):
         drift = 0.6 * torch.randn(len(self.centres), generator=generator(self.config.seed, index, "drift"))
         centres = torch.cat([self.centres + drift, torch.zeros(len(classes) - len(self.classes))])
         for y, column in enumerate(columns):
-            own = [x for x, label in zip(task.train.inputs, task.train.labels, strict=True) if label == y]
+            own = [float(x) for x, label in zip(task.train.inputs, task.train.labels, strict=True) if label == y]
             centres[column] = sum(own) / len(own)
         self.centres, self.classes = centres, classes
         self.tasks.append(columns)
@@ -44,7 +44,7 @@ class Centres(Method):
         return TaskReport(task.name, list(task.classes), losses=[float("nan"), 0.5])
 
     def logits(self, samples):
-        return -((torch.tensor(list(samples.inputs))[:, None] - self.centres) ** 2)
+        return -((torch.tensor([float(x) for x in samples.inputs])[:, None] - self.centres) ** 2)
 
     def state_dict(self):
         return {"centres": self.centres, "again": self.centres, "meta": self._meta()}
@@ -78,9 +78,9 @@ class Late(Centres):
 
 
 def numbers(classes, count, seed, split):
-    """`count` samples per class around the class's own number."""
+    """`count` samples per class around the class's own number, as texts."""
     draw = generator(seed, split)
-    inputs = [int(name) + 0.5 * torch.randn((), generator=draw).item() for name in classes for _ in range(count)]
+    inputs = [repr(int(name) + 0.5 * torch.randn((), generator=draw).item()) for name in classes for _ in range(count)]
     return Samples(inputs, [y for y in range(len(classes)) for _ in range(count)])
 
 
@@ -101,7 +101,13 @@ def stream():
     """Four tasks; class 1 comes back in the third, and test sizes differ."""
     plan = [("0", "1"), ("2", "3", "4"), ("5", "1"), ("6", "7")]
     tasks = [
-        Task(f"n-{i}", classes, numbers(classes, 6, i, "train"), test=numbers(classes, 4 + i, i, "test"))
+        Task(
+            f"n-{i}",
+            classes,
+            numbers(classes, 6, i, "train"),
+            test=numbers(classes, 4 + i, i, "test"),
+            modality="text",
+        )
         for i, classes in enumerate(plan)
     ]
     return Stream("numbers", tuple(tasks))

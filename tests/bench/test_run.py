@@ -240,9 +240,10 @@ def test_a_task_without_test_samples_is_refused_before_anything_is_written(tmp_p
 
 
 def test_a_backbone_for_other_inputs_is_refused(tmp_path, stream, method):
-    texts = Stream("numbers", tuple(replace(task, modality="text") for task in stream))
+    other = method()
+    other.backbone.modality = "image"
     with pytest.raises(UsageError, match=r"text samples.*reads image"):
-        run(texts, method(), tmp_path / "a", options=OPTIONS)
+        run(stream, other, tmp_path / "a", options=OPTIONS)
     assert not (tmp_path / "a").exists()
 
 
