@@ -7,13 +7,12 @@ times their size in memory; what passes here has few faults left to list.
 import dataclasses
 import json
 import types
+from collections.abc import Iterable
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 CONTAINERS, VALUES = 2**17, 2**20
 """The most lists and objects, and the most values, of a document. 16 MiB as hamcl writes them hold fewer."""
-
-_PLAIN: dict[Any, tuple[type, ...]] = {float: (float, int), type(None): (type(None),)}
 
 
 def fault(kind: Any, data: bytes) -> str | None:
@@ -38,15 +37,12 @@ def fault(kind: Any, data: bytes) -> str | None:
 
 def _fault(kind: Any, value: Any, where: str) -> str | None:
     """The first fault, depth first."""
-    origin = get_origin(kind)
-    if origin is Annotated:
-        return _fault(get_args(kind)[0], value, where)
-    if kind is Any or origin is Literal:
+    if isinstance(value, _plain(kind)):
         return None
+    origin, here = get_origin(kind), where[1:] or "the whole"
     if origin in (Union, types.UnionType):
         faults = [_fault(choice, value, where) for choice in get_args(kind)]
         return None if None in faults else faults[0]
-    here = where[1:] or "the whole"
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             return f"{here}: Input should be an object"
@@ -57,28 +53,38 @@ def _fault(kind: Any, value: Any, where: str) -> str | None:
             if found := _fault(hints[key], item, f"{where}.{key}"):
                 return found
         return next((f"{where}.{name}"[1:] + ": Field required" for name in required if name not in value), None)
+    items: Iterable[tuple[object, Any]]
     if origin in (tuple, list):
         if not isinstance(value, list):
             return f"{here}: Input should be a list"
-        item_kind = get_args(kind)[0]
-        return next(
-            (found for i, item in enumerate(value) if (found := _fault(item_kind, item, f"{where}.{i}"))), None
-        )
-    if origin is dict:
+        item_kind, items = get_args(kind)[0], enumerate(value)
+    elif origin is dict:
         if not isinstance(value, dict):
             return f"{here}: Input should be an object"
-        item_kind = get_args(kind)[1]
-        items = ((key, _fault(item_kind, item, f"{where}.{key[:80]}")) for key, item in value.items())
-        return next((found for _, found in items if found), None)
-    if not isinstance(value, _PLAIN.get(kind, (kind,))):
+        item_kind, items = get_args(kind)[1], value.items()
+    else:
         name = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "null")
         return f"{here}: Input should be {name}"
+    plain = _plain(item_kind)
+    for key, item in items:
+        if not isinstance(item, plain) and (found := _fault(item_kind, item, f"{where}.{str(key)[:80]}")):
+            return found
     return None
+
+
+@cache
+def _plain(kind: Any) -> tuple[type, ...]:
+    """The types of JSON all of whose values fit; none for what has parts."""
+    if kind is Any or get_origin(kind) is Literal:
+        return (object,)
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(found for choice in get_args(kind) for found in _plain(choice))
+    return {float: (float, int)}.get(kind, (kind,) if kind in (str, bool, int, type(None)) else ())
 
 
 @cache
 def _facts(kind: Any) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The types of a dataclass's fields by name, and the names of those that have no default."""
-    hints, fields, missing = get_type_hints(kind, include_extras=True), dataclasses.fields(kind), dataclasses.MISSING
+    hints, fields, missing = get_type_hints(kind), dataclasses.fields(kind), dataclasses.MISSING
     required = tuple(f.name for f in fields if f.default is missing and f.default_factory is missing)
     return {f.name: hints[f.name] for f in fields}, required
