@@ -3,6 +3,8 @@
 import json
 import math
 import random
+from datetime import date
+from decimal import Decimal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -293,6 +295,37 @@ def test_what_is_no_one_label_is_refused_with_the_row(tmp_path, cell, reason):
     if isinstance(cell, str):
         with pytest.raises(DataError, match=f"t.csv, line 2: label {reason}"):
             load_task(save(tmp_path / "t.csv", {"text": ["a"], "label": [cell.replace('"', '""')]}))
+
+
+@pytest.mark.parametrize(
+    ("cells", "names"),
+    [
+        ([0, 1.0, -1, None, math.nan, [1], [], [1, 1]], ["x", "y", None, None, None, "y", None, "y"]),
+        ([True, "a", 5, math.inf, 0.5, [0, 1], [[0]], {"choices": [0]}], [None] * 8),
+    ],
+)
+def test_numbers_that_stand_for_class_names(cells, names):
+    read = Labels.read(cells, ["x", "y"])
+    assert read.names == names
+    assert sorted(read.problems) == ([] if names[0] else list(range(8)))
+
+
+def test_labels_that_are_hardly_ever_met():
+    cells = [
+        Decimal("1.0"),
+        Decimal("1.5"),
+        1e300,
+        -0.0,
+        b"x",
+        date(2020, 1, 1),
+        {},
+        "[]",
+        {"choices": []},
+        ["a", "a"],
+    ]
+    read = Labels.read(cells)
+    assert read.names == ["1", "1.5", "1e+300", "0", None, None, None, None, None, "a"]
+    assert sorted(read.problems) == [4, 5]
 
 
 def test_two_labels_in_a_list_column_of_parquet(tmp_path):

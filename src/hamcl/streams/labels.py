@@ -19,6 +19,7 @@ LONGEST_STRUCTURE = 10_000
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 WHOLE = re.compile(r"(-?\d+)\.0+")
 DEEPEST = 8
+EXACT = 2**53  # up to here a float can be told from the next whole number
 
 
 @dataclass
@@ -92,7 +93,8 @@ def _read(cell: Any, depth: int = 0) -> tuple[str | None, str]:
                 return None, ""
             if math.isinf(cell):
                 raise ValueError(f"is {cell}, which is no class")
-            return (str(int(cell)), "whole") if cell == int(cell) else (str(cell), "")
+            whole = -EXACT < cell < EXACT and cell == int(cell)
+            return (str(int(cell)), "whole") if whole else (str(cell), "")
         case str():
             text = cell.strip()
             if not text:
@@ -137,14 +139,15 @@ def _structure(text: str) -> Any:
 def _numbered(cell: Any, classes: Sequence[str]) -> tuple[str | None, str]:
     """The class name that an integer stands for, alone or in a list of one."""
     if isinstance(cell, list | tuple):
-        numbers = list(dict.fromkeys(cell))
-        if len(numbers) > 1:
-            several = ", ".join(str(_numbered(y, classes)[0]) for y in numbers)
-            raise ValueError(f"holds {len(numbers)} labels ({_cut(several)}); a sample has one class")
-        return (_numbered(numbers[0], classes)[0], "choice") if numbers else (None, "")
+        if any(isinstance(y, list | tuple) for y in cell):
+            raise ValueError(f"is the structure {_short(cell)}; write the number of one class")
+        names = list(dict.fromkeys(name for name, _ in (_numbered(y, classes) for y in cell) if name is not None))
+        if len(names) > 1:
+            raise ValueError(f"holds {len(names)} labels ({_cut(', '.join(names))}); a sample has one class")
+        return (names[0], "choice") if names else (None, "")
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None, ""
-    if isinstance(cell, bool) or not isinstance(cell, int | float) or cell != int(cell):
+    if isinstance(cell, bool) or not isinstance(cell, int | float) or math.isinf(cell) or cell != int(cell):
         raise ValueError(f"is {_short(cell)}; a label must be an integer, for the classes have names")
     if cell >= len(classes):
         raise ValueError(f"is {cell}, but only {len(classes)} classes have names; fix it")
