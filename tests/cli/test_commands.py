@@ -90,6 +90,8 @@ def test_a_run_is_resumed_or_replaced_only_when_asked(ham, tmp_path, monkeypatch
         (("--method", "hamm"), "'ham'"),
         (("--preset", "papers"), "papers"),
         (("--tasks", "11"), "10 classes"),
+        (("--tasks", "99999999999999999999"), "10 classes"),
+        (("--val-fraction", "inf"), "--val-fraction must be"),
         (("--rank", "0"), "rank"),
         (("--image-size", "0"), "--image-size must lie between 8 and"),
         (("--max-length", "7"), "--max-length does not apply"),

@@ -71,6 +71,9 @@ def _sizes(
         check_count("classes_per_task", classes_per_task)
     for size in task_sizes or ():
         check_count("task_sizes", size)
+    least = (tasks or 1) * (classes_per_task or 1)
+    if task_sizes is None and least > n:  # before lists of that length are made
+        raise UsageError(f"{name} has {n} classes, too few for {least}; ask for fewer or smaller tasks")
     if task_sizes is not None:
         sizes = list(task_sizes)
         if not sizes:
