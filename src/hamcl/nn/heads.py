@@ -277,15 +277,15 @@ class _Moments(Calibrated):
         self.means = torch.cat([self.means, self.means.new_zeros(count, self.width)])
 
     def _take(self, features: Tensor, labels: Tensor, views: int) -> tuple[Tensor, Tensor]:
-        for column in labels.unique().tolist():
-            rows = features[labels == column]
-            mean, count, old = rows.mean(0), len(rows), self.counts[column].item()
-            # Merging two sets of samples: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance".
-            gap = mean - self.means[column]
-            centred = rows - mean
-            self.scatter += centred.T @ centred + torch.outer(gap, gap) * (old * count / (old + count))
-            self.means[column] += gap * (count / (old + count))
-            self.counts[column] += count
+        present, places, new = labels.unique(return_inverse=True, return_counts=True)
+        count, old = new.double()[:, None], self.counts[present][:, None]
+        means = features.new_zeros(len(present), self.width).index_add(0, places, features) / count
+        # Merging two sets of samples: Chan, Golub, LeVeque (1983), "Algorithms for computing the sample variance".
+        gaps = means - self.means[present]
+        rows = torch.cat([features - means[places], gaps * (old * count / (old + count)).sqrt()])
+        self.scatter = self.scatter + rows.T @ rows
+        self.means = self.means.index_add(0, present, gaps * (count / (old + count)))
+        self.counts = self.counts.index_add(0, present, new.double())
         self._solved = None
         judged = to_judge(labels, views, self.JUDGED, self.counts)
         groups = features.reshape(views, -1, self.width)[:, judged].transpose(0, 1)
@@ -341,10 +341,11 @@ class LDA(_Moments):
     def __init__(self, width: int, shrinkage: float | None = None) -> None:
         super().__init__(width)
         self.shrinkage = shrinkage
+        self._factored: tuple[Tensor, Tensor, Tensor, float] | None = None
 
     def blur(self, before: Tensor, after: Tensor) -> None:
         moves = self._check(after) - self._check(before)
-        self.scatter += self.counts.sum() / len(moves) * (moves.T @ moves)
+        self.scatter = self.scatter + self.counts.sum() / len(moves) * (moves.T @ moves)
         self._solved = None
 
     @property
@@ -366,6 +367,9 @@ class LDA(_Moments):
 
     def _covariance(self) -> tuple[Tensor, float]:
         """The Cholesky factor of the shrunk covariance, and the weight of the scatter's outer products in it."""
+        # Judging needs it, and then the weights do; statistics are replaced, never changed in place.
+        if self._factored is not None and self._factored[0] is self.scatter and self._factored[1] is self.counts:
+            return self._factored[2:]
         shrinkage = self._shrinkage
         covariance = self.scatter / self._freedom
         # One sample a class leaves no scatter, equal ones little but rounding: the identity then makes this the
@@ -375,9 +379,11 @@ class LDA(_Moments):
         shrunk = (1 - shrinkage) * covariance
         shrunk.diagonal().add_(shrinkage * scale + 1e-6 * scale)
         try:
-            return torch.linalg.cholesky(shrunk), (1 - shrinkage) / self._freedom.item()
+            factor = torch.linalg.cholesky(shrunk)
         except torch.linalg.LinAlgError as error:
             raise DataError("the lda head's scatter is damaged: it has no inverse") from error
+        self._factored = self.scatter, self.counts, factor, (1 - shrinkage) / self._freedom.item()
+        return self._factored[2:]
 
     def _left_out(self, groups: Tensor, labels: Tensor) -> Tensor:
         # The scatter without a sample is the scatter less outer products: of its views' deviations from their mean,
@@ -405,6 +411,7 @@ class LDA(_Moments):
 
     def _solve(self) -> Linear:
         factor, _ = self._covariance()
+        self._factored = None  # it is as large as the scatter
         weight = torch.cholesky_solve(self.means.T, factor).T
         bias = -0.5 * (weight * self.means).sum(1)
         # What all classes have in common changes no probability, but is large enough to cost digits in float32.

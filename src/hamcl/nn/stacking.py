@@ -51,12 +51,15 @@ def stacking_weights(logits: Tensor, labels: Tensor, mean: Tensor, precision: Te
 
 def _bounded(slope: Tensor, bend: Tensor, least: Tensor) -> Tensor:
     """The x >= `least` that minimises `slope' x + x' bend x / 2`, by coordinate descent."""
-    x = torch.zeros_like(slope)
-    for _ in range(200):
-        before = x.clone()
-        for i in range(len(x)):
-            rest = slope[i] + bend[i] @ x - bend[i, i] * x[i]
-            x[i] = torch.maximum(-rest / bend[i, i], least[i])
-        if (x - before).abs().max() < 1e-10:
+    # Plain numbers: there is one coordinate for each expert, a handful.
+    g, rows, low = slope.tolist(), bend.tolist(), least.tolist()
+    x = [0.0] * len(g)
+    for _ in range(1000):
+        change = 0.0
+        for i, row in enumerate(rows):
+            rest = g[i] + sum(b * v for b, v in zip(row, x, strict=True)) - row[i] * x[i]
+            new = max(-rest / row[i], low[i])
+            change, x[i] = max(change, abs(new - x[i])), new
+        if change < 1e-10:
             break
-    return x
+    return slope.new_tensor(x)
