@@ -1,4 +1,5 @@
 import json
+import math
 import statistics
 
 import numpy as np
@@ -22,14 +23,29 @@ def filled(make, count, max_groups=None, threshold=0.5, calibrated=False):
 
 @few
 @given(st.lists(values, min_size=3, max_size=30), values)
-def test_scores_are_z_scores_of_what_was_observed(observed, similarity):
+def test_scores_are_normal_deviates_as_rare_as_the_similarity(observed, similarity):
+    stats = pytest.importorskip("scipy.stats", reason="scipy is not installed")
     calibration = Calibration()
     for value in observed:
         calibration.observe(value)
-    spread = statistics.stdev(observed)
+    spread, count = statistics.stdev(observed), len(observed)
     if spread > 1e-6:
-        wanted = (similarity - statistics.fmean(observed)) / spread
-        assert calibration.score(similarity) == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+        t = (similarity - statistics.fmean(observed)) / (spread * (1 + 1 / count) ** 0.5)
+        if abs(t) < 20:
+            wanted = stats.norm.isf(stats.t.sf(abs(t), count - 1))
+            assert calibration.score(similarity) == pytest.approx(math.copysign(wanted, t), rel=0.04, abs=0.02)
+
+
+def test_of_many_observations_the_score_is_the_plain_one_and_of_three_it_is_careful():
+    many = Calibration()
+    for i in range(20_000):
+        many.observe(i % 2)
+    assert many.score(1.5) == pytest.approx(2, rel=1e-3)
+    few = Calibration()
+    for value in (0.1, 0.3, 0.2):
+        few.observe(value)
+    # Three standard deviations above the mean of three.
+    assert 1 < few.score(0.5) < 2
 
 
 def test_there_is_no_score_before_three_different_observations():

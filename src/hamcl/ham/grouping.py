@@ -32,10 +32,20 @@ class Calibration:
         self.squares += deviation * (similarity - self.mean)
 
     def score(self, similarity: float) -> float | None:
-        """z-score of a similarity; None before 3 observations, or while all of them are equal."""
+        """z-score of a similarity; None before 3 observations, or while all of them are equal.
+
+        Mean and spread of few observations are uncertain themselves: of three, one in ten further ones lies two such
+        standard deviations above. The deviation is therefore taken for what it is, Student's t of a new observation,
+        and the score is the normal deviate as rare as that (Wallace 1959, "Bounds on normal approximations to
+        Student's and the chi-square distributions"); with many observations the two are the same.
+        """
         if self.count < 3 or self.squares <= 0:
             return None
-        return (similarity - self.mean) / math.sqrt(self.squares / (self.count - 1))
+        freedom = self.count - 1
+        spread = math.sqrt(self.squares / freedom * (1 + 1 / self.count))
+        t = (similarity - self.mean) / spread
+        size = (8 * freedom + 1) / (8 * freedom + 3) * math.sqrt(freedom * math.log1p(t * t / freedom))
+        return math.copysign(size, t)
 
 
 @dataclass(frozen=True)
