@@ -16,6 +16,7 @@ from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.ham import final
 from hamcl.learner import HAM, HAMReport
 from hamcl.nn.backbones import Backbone, load_backbone
+from hamcl.nn.calibration import TEMPERATURES
 from hamcl.nn.heads import within_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import Lazy
@@ -152,7 +153,12 @@ def test_the_size_does_not_depend_on_the_number_of_tasks(build, tasks, head):
         shapes[i] = {name: value.shape for name, value in tensors.items()}, learner.parameter_counts()
     assert shapes[6] == shapes[10]
     assert learner.classes == NAMES
-    statistics = {"lda": 32 * 32 + 12 * 33, "ridge": 32 * 40 + 40 * 40 + 40 * 12 + 1 + 4 + 4 * 7, "linear": 0}
+    calibration = 2 * len(TEMPERATURES) + 2
+    statistics = {
+        "lda": 32 * 32 + 12 * 33 + calibration,
+        "ridge": 32 * 40 + 40 * 40 + 40 * 12 + 1 + 4 + calibration,
+        "linear": 1,
+    }
     groups = sum(2 * 3 * sum(layer.shape) for layer in learner.model.layers.values())
     assert shapes[10][1]["stored"] == 12 * 33 + groups + statistics[head]
 

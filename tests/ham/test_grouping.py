@@ -87,8 +87,10 @@ def test_calibrated_scores_use_earlier_similarities_only(make):
     third = groups.assign([0.9, 0.2])
     assert first.scores == second.scores == [None, None]
     assert first.opened and second.opened
-    mean, spread = statistics.fmean([0.1, 0.2, 0.3, 0.2]), statistics.stdev([0.1, 0.2, 0.3, 0.2])
-    assert third.scores == pytest.approx([(0.9 - mean) / spread, (0.2 - mean) / spread])
+    earlier = Calibration()
+    for value in (0.1, 0.2, 0.3, 0.2):
+        earlier.observe(value)
+    assert third.scores == [earlier.score(0.9), earlier.score(0.2)]
     assert (third.index, third.opened) == (0, False)
     assert groups.calibration.count == 6
 
