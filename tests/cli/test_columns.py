@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from hamcl.config import HAMConfig
+from hamcl.errors import DataError
 from hamcl.store import Store
 
 
@@ -88,3 +90,21 @@ def test_import_reads_the_columns_that_are_named(ham, bert_folder, store, table,
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["classes"] == ["lung", "skin"]
     assert "left out 1 of 13 rows" in " ".join(result.stderr.split())
+
+
+def test_the_store_reads_a_path_as_its_options_say(ham, bert_folder, tmp_path):
+    (tmp_path / "week.csv").write_text("text;label;split\nbalan;lung;\nkofor;skin;\nmilan;;\nbalan;lung;test\n")
+    store = Store.create(
+        tmp_path / "s.ham",
+        backbone=str(bert_folder),
+        backbone_options={"max_length": 16},
+        config=HAMConfig(projection=16, epochs=1, device="cpu"),
+    )
+    with pytest.raises(DataError, match="line 4 has no label"):
+        store.learn(tmp_path / "week.csv")
+    report = store.learn(tmp_path / "week.csv", options={"on_bad_sample": "skip"})
+    assert any("left out 1 of 3 rows" in sentence for sentence in report.notes)
+    with pytest.raises(DataError, match="line 4 has no label"):
+        store.evaluate(tmp_path / "week.csv", record=False)
+    found = store.evaluate(tmp_path / "week.csv", options={"on_bad_sample": "skip"}, record=False)
+    assert found.overall.samples == 1

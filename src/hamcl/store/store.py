@@ -206,7 +206,7 @@ class Store:
         """
         if not 0 <= checkpoint_minutes < math.inf:
             raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
-        task = _read(task)
+        task = _read(task, _for_task(self.manifest.options, options or {}))
         with self._folder.writing("learn"):
             state = self.manifest.state
             if task.name in [canonical(known.name) for known in state.tasks]:
@@ -312,7 +312,8 @@ class Store:
                 somebody else is writing, or another command changed the model in the meantime.
         """
         several = [tasks] if isinstance(tasks, Task | str | Path) else tasks
-        given = [_read(task) for task in several]
+        asked = _for_task(self.manifest.options, options or {})
+        given = [_read(task, asked) for task in several]
         learner = self.model()
         learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
@@ -493,9 +494,9 @@ def _check_memory(config: HAMConfig) -> None:
         raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")
 
 
-def _read(task: Task | str | Path) -> Task:
-    """A task, or the one that lies at a path."""
-    return task if isinstance(task, Task) else load_task(task)
+def _read(task: Task | str | Path, config: HAMConfig) -> Task:
+    """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
+    return task if isinstance(task, Task) else load_task(task, on_bad_sample=config.on_bad_sample)
 
 
 def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
