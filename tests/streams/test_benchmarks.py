@@ -366,6 +366,9 @@ def zip_up(folder: Path, keep: bool) -> None:
 def test_omniglot_official(tiny, tmp_path, layout):
     root = tmp_path / "omniglot-py" if layout == "omniglot-py" else tmp_path
     write_omniglot(tiny, root)
+    deleted = root / "images_background" / ".Trash-1000" / "files" / "Greek" / "character01" / "0001_15.png"
+    deleted.parent.mkdir(parents=True)
+    deleted.write_bytes(tiny.image(255))
     for name in {"zips": ("images_background", "images_evaluation"), "mixed": ("images_evaluation",)}.get(layout, ()):
         zip_up(root / name, keep=False)
     source = load_source(f"omniglot:{tmp_path}")

@@ -14,6 +14,7 @@ from hamcl.streams import local
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image
 from hamcl.streams.source import Request, Source
+from hamcl.streams.walk import is_hidden
 
 # In the order of preference: the small sets repeat alphabets of the background set and of each other.
 SETS = ("images_background", "images_evaluation", "images_background_small1", "images_background_small2")
@@ -41,7 +42,7 @@ def _official(path: Path) -> Source:
     test: list[tuple[str, str, bytes]] = []
     for name in SETS:
         for file, data in _files(path, name):
-            match = FILE.fullmatch(file)
+            match = None if any(map(is_hidden, file.split("/"))) else FILE.fullmatch(file)
             if match and taken.setdefault(match[1], name) == name:
                 split = train if int(match[3]) <= TRAIN_DRAWERS else test
                 split.append((f"{match[1]}/{match[2]}", file, data))
