@@ -217,7 +217,7 @@ class HAMConfig:
 
     def save(self, path: str | Path) -> None:
         """Write all options as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+        Path(path).expanduser().write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
 class _Loader(yaml.SafeLoader):
@@ -236,7 +236,7 @@ def read_options(path: str | Path) -> dict[str, Any]:
         UsageError: the file cannot be read or does not hold a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(), _Loader)
+        values = yaml.load(Path(path).expanduser().read_text(), _Loader)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # a date that is none is a ValueError
         raise UsageError(f"cannot read the options in {path}: {str(error).splitlines()[0]}") from error
     if not isinstance(values, dict):

@@ -125,3 +125,19 @@ def test_a_store_is_opened_for_a_device(copied):
     with pytest.raises(DataError, match="device 'meta' cannot be used here"):
         Store.open(copied.path, device="meta").model()
     assert Store.open(copied.path, device="cpu").model().device.type == "cpu"
+
+
+def test_backbones_and_settings_are_found_in_home_folders(bert_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(bert_folder.parent))
+    store = Store.create(tmp_path / "x.ham", backbone=f"~/{bert_folder.name}", config=HAMConfig(projection=8))
+    assert store.manifest.backbone.spec == str(bert_folder) and store.model().backbone.spec == str(bert_folder)
+    assert Store.open(tmp_path / "x.ham", backbone=f"~/{bert_folder.name}").model().classes == ()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    HAMConfig(seed=7).save("~/c.json")
+    assert HAMConfig.from_file("~/c.json").seed == 7 and (tmp_path / "c.json").is_file()
+
+
+@pytest.mark.parametrize("task", [3, None, ["a"]])
+def test_what_is_no_task_is_one_sentence(create, task):
+    with pytest.raises(UsageError, match="a task is a Task or the path of its data, got"):
+        create().learn(task)

@@ -71,6 +71,7 @@ def predict(
 
         chosen = form_of("jsonl" if json and form is None else form, out)
         if out is not None:
+            out = out.expanduser()  # a shell leaves --out=~/x as it is
             check_writable(out)
         prepare(threads)
         opened = Store.open(store, backbone=backbone, device=device)

@@ -144,6 +144,11 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def home(spec: str) -> str:
+    """The spec, in which `~` at the beginning of a folder is the user's home."""
+    return str(Path(spec).expanduser()) if spec.startswith("~") else spec
+
+
 def load_backbone(
     spec: str,
     *,
@@ -169,6 +174,7 @@ def load_backbone(
             not the expected ones.
         DataError: the weights are there but damaged or incomplete.
     """
+    spec = home(spec)
     with scoped(0, "backbone"):
         loaded = _load(spec, pretrained, image_size, max_length)
         option, value = (

@@ -65,7 +65,7 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
         DataError: a file is missing or damaged, or weights are in a pickle.
         UsageError: it is not a plain LoRA, or was made for another model or other layers.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     config = _config(folder)
     _check_settings(folder, config)
     tensors, metadata = _tensors(folder, backbone)

@@ -16,7 +16,7 @@ from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.learner import HAM, HAMReport
 from hamcl.method import Watch
-from hamcl.nn.backbones import load_backbone
+from hamcl.nn.backbones import home, load_backbone
 from hamcl.store import evaluation, files, snapshot, unfinished
 from hamcl.store.diff import Difference, diff
 from hamcl.store.digest import digest, digests
@@ -119,6 +119,7 @@ class Store:
         if not 0 <= keep <= KEEP:
             raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
         _check_memory(config)
+        backbone = home(backbone)
         try:
             options = BackboneOptions(**backbone_options or {})
         except ValidationError as error:
@@ -496,6 +497,8 @@ def _check_memory(config: HAMConfig) -> None:
 
 def _read(task: Task | str | Path, config: HAMConfig) -> Task:
     """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
+    if not isinstance(task, Task | str | Path):
+        raise UsageError(f"a task is a Task or the path of its data, got {task!r:.80}")
     return task if isinstance(task, Task) else load_task(task, on_bad_sample=config.on_bad_sample)
 
 
