@@ -199,7 +199,8 @@ def evaluate(
         from hamcl.cli import tables
         from hamcl.cli.live import Live
         from hamcl.nn.calibration import doubt
-        from hamcl.store import Store, Unrecorded, once
+        from hamcl.store import Store, Unrecorded
+        from hamcl.store.evaluation import once
         from hamcl.streams import load_task
         from hamcl.streams.task import regroup
 

@@ -1,7 +1,6 @@
 """A model's life on disk: transactions, a manifest with checksums, undo."""
 
 from hamcl.store.diff import Difference
-from hamcl.store.evaluation import once
 from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
 from hamcl.store.sizes import Sizes
 from hamcl.store.store import Store, Unrecorded
@@ -19,5 +18,4 @@ __all__ = [
     "Store",
     "TaskRecord",
     "Unrecorded",
-    "once",
 ]
