@@ -266,6 +266,27 @@ def test_a_folder_that_is_put_in_the_place_of_the_store_is_left_alone(copied, we
     copied.learn(week(3))
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", "unfinished.json"])
+def test_nothing_is_written_into_a_folder_that_is_put_in_the_place_between_two_files(
+    copied, week, tmp_path, monkeypatch, suffix
+):
+    def content():
+        return {path.relative_to(copied.path): path.read_bytes() for path in copied.path.rglob("*") if path.is_file()}
+
+    before = {}
+
+    def meanwhile():
+        copied.path.rename(tmp_path / "away.ham")
+        shutil.copytree(tmp_path / "away.ham", copied.path, ignore=shutil.ignore_patterns("tmp"))
+        (copied.path / "tmp").mkdir()
+        before.update(content())
+
+    at(monkeypatch, "replace", suffix, meanwhile)
+    with pytest.raises(DataError, match=r"another folder is in its place\), so it stops"):
+        copied.learn(week(3))
+    assert content() == before
+
+
 def test_the_message_of_a_second_writer_does_not_invite_to_delete_the_lock(copied, week):
     with copied._folder.writing("learn"), pytest.raises(DataError, match=r"its lock ends with it, so leave \.lock"):
         Store.open(copied.path).undo()

@@ -157,6 +157,7 @@ class Folder:
             size=len(data),
             objects=tuple(sorted({record.sha256 for record in state.files.values()})),
         )
+        self.held.check()
         put(self.path, earlier.name, data)
         return earlier
 
@@ -194,7 +195,11 @@ class Folder:
             left = self.leftovers(position)
             if certain is not None:
                 left = [p for p in left if p.parent.name == files.TEMPORARY or f"{files.OBJECTS}/{p.name}" in certain]
-            return sum(files.remove(self.path, path) for path in left)
+            freed = 0
+            for path in left:
+                self.held.check()
+                freed += files.remove(self.path, path)
+            return freed
 
     def tidy(self) -> None:
         """After another state was written: forget the unfinished `learn`, and delete what is not needed any more.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from torch import Tensor
 
 from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
@@ -34,7 +35,7 @@ from hamcl.store.manifest import (
     dump,
     sentence,
 )
-from hamcl.store.objects import check_object, load_object, save_object
+from hamcl.store.objects import ObjectRecord, check_object, load_object, save_object
 from hamcl.store.sizes import Sizes, sizes
 from hamcl.store.unfinished import Identity, Unfinished
 from hamcl.store.verify import verify
@@ -476,8 +477,12 @@ class Store:
         unknown = TaskRecord("", (), None, None, now())
         for name in learner.task_names[len(before.tasks) :]:
             facts = {name: replace(unknown, name=name), **facts}
-        self._folder.held.check()
-        state = snapshot.take(learner, before, facts, lambda tensors: save_object(self.path, tensors))
+
+        def save(tensors: dict[str, Tensor]) -> ObjectRecord:
+            self._folder.held.check()  # before each: another folder may come into the place at any moment
+            return save_object(self.path, tensors)
+
+        state = snapshot.take(learner, before, facts, save)
         earlier = self._folder.remember(before)
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])

@@ -215,7 +215,9 @@ class Unfinished:
         with self.held.alone():
             before, record = read(self.root), save_object(self.root, tensors)
             document = Document(FORMAT, now(), self.identity, record, meta)
+            self.held.check()
             files.write(self.root, UNFINISHED, sealed(asdict(document)))
+            self.held.check()
             if before and before.position != record:
                 files.remove(self.root, self.root / before.position.name)
         self.saved = time.monotonic()
