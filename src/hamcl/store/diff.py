@@ -58,7 +58,7 @@ def _tensors(mine: Folder, theirs: Folder) -> Iterator[Difference]:
             continue
         names = dict.fromkeys([*(one.tensors if one else ()), *(other.tensors if other else ())])
         # Read only where both have a tensor of this kind; a shape tells enough otherwise.
-        comparable = one and other and any(one.tensors.get(n) == other.tensors.get(n) for n in names)
+        comparable = any(_kind(one, n) == _kind(other, n) for n in names)
         values = [load_object(f.path, r) if comparable and r else {} for f, r in ((mine, one), (theirs, other))]
         for name in names:
             shown = part if part == f"head.{name}" else f"{part}.{name}"
