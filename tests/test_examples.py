@@ -42,7 +42,7 @@ def mean_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Method]:
 
 def test_the_method_resumes_as_if_it_had_not_stopped(toy, mean_lora):
     tasks = [toy.task("one", ["a", "b"]), toy.task("two", ["c", "d"]), toy.task("three", ["e", "f"])]
-    config = HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2})
+    config = HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2, "projection": 64})
     whole, resumed = mean_lora(toy.vit(), config), mean_lora(toy.vit(), config)
     whole.learn(tasks[0])
     resumed.load_state_dict(whole.state_dict())
@@ -62,7 +62,9 @@ def test_the_method_learns_with_its_own_defaults(toy, mean_lora):
 
 
 def test_the_method_keeps_the_mean_of_its_adapters(toy, mean_lora):
-    learner = mean_lora(toy.vit(), HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2, "lr": 1e-2}))
+    learner = mean_lora(
+        toy.vit(), HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2, "lr": 1e-2, "projection": 64})
+    )
     trained = []
     end = learner._end
 

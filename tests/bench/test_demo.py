@@ -17,7 +17,7 @@ TINY = Sizes(
         "timm/test_efficientnet",
         {"tasks": 2, "train_per_class": 4, "test_per_class": 2},
         {"image_size": 32},
-        {"epochs": 1, "device": "cpu"},
+        {"epochs": 1, "device": "cpu", "projection": 32},
         {"joint": 2.0},
     ),
     icd10=Part(
@@ -25,7 +25,7 @@ TINY = Sizes(
         "minilm",
         {"tasks": 2, "classes_per_task": 2, "train_per_class": 4, "test_per_class": 2},
         {"max_length": 8},
-        {"epochs": 1, "device": "cpu"},
+        {"epochs": 1, "device": "cpu", "projection": 32},
     ),
     methods={"ham": {}, "joint": {**JOINT, "epochs": 1}},
 )

@@ -10,7 +10,7 @@ import pytest
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import Samples, Source, Task, check, load_source, load_task, split
-from hamcl.streams.names import LONGEST, canonical, legible, spelled
+from hamcl.streams.names import LONGEST, canonical, file_name, legible, spelled
 from hamcl.streams.task import regroup
 
 NFC = "Café"
@@ -167,3 +167,18 @@ def test_a_source_takes_columns_and_class_names_only():
     ]
     with pytest.raises(DataError, match="made: the label 1 is no text"):
         Source.build("made", (frame.text, frame.n), modality="text")
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", "a/../../b", "..\\b", "\0", "week 1", "Größe", "é" * LONGEST, "e" * LONGEST]
+)
+def test_any_name_is_that_of_one_file_in_its_folder(tmp_path, name):
+    path = tmp_path / file_name(name)
+    path.write_text("kept")
+    assert [found.name for found in tmp_path.iterdir()] == [path.name] and path.parent == tmp_path
+    if len(name) < 10 and name.replace(" ", "").isalnum():
+        assert path.name == name
+
+
+def test_long_names_that_begin_alike_are_different_files():
+    assert file_name("x" * 900 + "1") != file_name("x" * 900 + "2")

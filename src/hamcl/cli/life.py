@@ -105,6 +105,7 @@ def learn(
         from hamcl.cli.live import Live
         from hamcl.store import Store
         from hamcl.streams import load_task
+        from hamcl.streams.names import file_name
         from hamcl.tracking import Tracking
 
         prepare(threads)
@@ -119,7 +120,7 @@ def learn(
             on_bad_sample=options.get("on_bad_sample", opened.manifest.options.on_bad_sample),
         )
         note(task.notes)
-        folder = Path(f"{store}.runs") / task.name.replace("/", "_")
+        folder = Path(f"{store}.runs") / file_name(task.name)
         tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=restart)
 
         def stepped(step: "Step") -> None:

@@ -1,5 +1,6 @@
 """Names of classes and tasks: the one form in which they are kept, and what cannot be a name."""
 
+import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -37,6 +38,17 @@ _HALF = re.compile(r"[\ud800-\udfff]")
 def _escaped(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+def file_name(name: str) -> str:
+    """A name as that of one file or folder: without separators, not "." or "..", and not longer than systems take."""
+    kept = re.sub(r"[/\\\0]", "_", name)
+    if not kept.strip("."):
+        kept = kept.replace(".", "_")
+    data = kept.encode()
+    if len(data) <= 200:
+        return kept
+    return f"{data[:180].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
 def check_name(name: object, what: str) -> str:
