@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from hamcl.errors import UsageError
@@ -159,6 +160,30 @@ def test_an_image_classifier_of_transformers_is_the_model_or_names_no_class(fami
     assert loaded.config.id2label == {0: "ca", 1: "cb", 2: "cc"}
     with torch.no_grad():
         close(loaded(**prepared(model, inputs)).logits, scores(model, inputs))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in IMAGES if not kind.startswith("timm")])
+@pytest.mark.parametrize("head", ["auto", "lda"])
+def test_a_pipeline_of_images_is_the_model_with_its_code_and_an_error_without(family_learner, tmp_path, kind, head):
+    from transformers import AutoModelForImageClassification, pipeline
+
+    model, inputs = family_learner(kind, head=head, depths="auto" if head == "auto" else "last")
+    told = model.export(tmp_path / "out", "merged")
+    assert told.startswith('it loads with pipeline("image-classification", FOLDER, trust_remote_code=True), or with')
+    with pytest.raises(ValueError, match="requires you to execute the code in the pipeline file"):
+        pipeline("image-classification", model=str(tmp_path / "out"))
+    pipe = pipeline("image-classification", str(tmp_path / "out"), trust_remote_code=True)
+    AutoModelForImageClassification._model_mapping._extra_content.clear()  # it registers the class
+    noise = np.random.default_rng(0).integers(0, 256, (33, 100, 4), np.uint8)
+    noise[:, :50, 3] = 0
+    odd = [Image.fromarray(noise), Image.fromarray(noise[..., 0].astype(np.uint16) * 257)]
+    turned, exif = Image.fromarray(noise[..., :3]), Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    found = [answers[0] for answers in pipe([*inputs[:4], *odd, str(tmp_path / "turned.png")])]
+    expected = model.predict([*inputs[:4], *odd, Image.open(tmp_path / "turned.png")])
+    assert [one["label"] for one in found] == [labels[0] for labels in expected.labels]
+    close([one["score"] for one in found], expected.probabilities[:, 0].numpy())
 
 
 @pytest.mark.parametrize("kind", WHOLE)

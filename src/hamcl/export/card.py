@@ -29,8 +29,8 @@ PREPARE = (
     " processor of transformers and no transform of timm does the same"
 )
 NOTHING_ELSE = (
-    ", so none is configured here: `pipeline()` and timm's `create_transform` end with an error instead of an answer"
-    " to other pixels"
+    ", so none is configured here: where no code of this folder is allowed, `pipeline()` and timm's `create_transform`"
+    " end with an error instead of an answer to other pixels"
 )
 PACKAGES = {
     "peft": ("torch", "peft"),

@@ -1,26 +1,20 @@
-"""The learned classifier as a class that transformers loads from the export itself, where its own classes cannot hold
-the head: `AutoModelForSequenceClassification.from_pretrained(out, trust_remote_code=True)`, and `pipeline` likewise.
+"""What transformers has no class for, as code that it loads from the export itself with `trust_remote_code=True`: the
+classifier, where its own classes cannot hold the head (`AutoModelForSequenceClassification.from_pretrained`, and
+`pipeline` likewise), and for images the pipeline, since no image processor of its own prepares them as hamcl does.
 """
 
 import json
 from pathlib import Path
+from typing import Any
 
 from hamcl.export.learned import Learned
-from hamcl.export.usage import Form, Script, head_lines, transformers_lines
-from hamcl.nn.stock import auto_class, classification_class, samples
+from hamcl.export.usage import Form, Script, head_lines, inputs_lines, transformers_lines
+from hamcl.nn.stock import Stock, auto_class, classification_class, samples
 
-MODULE = "modeling_hamcl"
-HEADER = '''"""The model of this folder and its classifier, as in README.md; for inference alone."""
+MODULE, PIPELINE = "modeling_hamcl", "PreparedImageClassificationPipeline"
+TITLE = '"""The model of this folder, as in README.md; for inference alone."""'
+CLASSIFIER = """
 
-import json
-from pathlib import Path
-
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModel, PreTrainedModel
-from transformers.modeling_outputs import {output}
-from transformers.utils import cached_file
-from {module} import {config}
 
 HUB = ("cache_dir", "local_files_only", "revision", "token")
 
@@ -52,31 +46,81 @@ class {name}(PreTrainedModel):
     def forward(self, **inputs):
         model, head = self.backbone, {{name[5:]: tensor for name, tensor in self.named_buffers(recurse=False)}}
         batch = {{name: inputs[name] for name in {names} if name in inputs}}
+"""
+
+
+PREPARED = '''
+
+
+class {pipeline}(ImageClassificationPipeline):
+    """Takes images as Pillow opens them, and their files or addresses; one after another."""
+
+    _load_image_processor = False
+
+    def preprocess(self, image, timeout=None):
+        if isinstance(image, str) and image.startswith(("http://", "https://")):
+            image = BytesIO(urlopen(image, timeout=timeout).read())
+        pixels = prepare(image if isinstance(image, Image.Image) else Image.open(image))
+        return {{"pixel_values": torch.from_numpy(pixels)[None].to(self.model.dtype)}}
+
+    def _forward(self, inputs):
+        return self.model(**inputs{options})
 '''
 
 
-def write_remote(folder: Path, learned: Learned) -> None:
-    """Write the class beside a merged model of transformers, and name it in `config.json`."""
-    text = learned.merged.modality == "text"
-    script = Script()
-    transformers_lines(script, learned.merged, Form("merged", None))
-    output = "SequenceClassifierOutput" if text else "ImageClassifierOutput"
-    name = classification_class(learned.merged)
-    head_lines(script, learned, f"return {output}(logits={{}})")
-    names = list(samples(learned.merged))
-    kind = type(learned.merged.module.config)
-    code = HEADER.format(
-        output=output,
-        name=name,
-        main=names[0],
-        names=json.dumps(names),
-        module=kind.__module__,
-        config=kind.__name__,
-    )
-    body = "\n".join(f"    {line}" for line in script.lines)
-    (folder / f"{MODULE}.py").write_text(f"{code}{body}\n", encoding="utf-8")
+def write_remote(folder: Path, learned: Learned, stock: Stock | None) -> None:
+    """Write the classes beside a merged model of transformers, and name them in `config.json`.
+
+    Args:
+        stock: the library's classification model, if the head is its classifier.
+    """
+    backbone, script = learned.merged, Script()
+    named: dict[str, Any] = {}
+    if stock is None:
+        _classifier(script, learned)
+        named["auto_map"] = {auto_class(backbone).__name__: f"{MODULE}.{classification_class(backbone)}"}
+    if backbone.modality == "image":
+        inputs_lines(script, learned)
+        # A classifier of ours gives them to the backbone itself.
+        options = getattr(backbone.features, "options", {}) if stock else {}
+        given = "".join(f", {name}={value!r}" for name, value in options.items())
+        script.add(
+            PREPARED.format(pipeline=PIPELINE, options=given),
+            "from io import BytesIO",
+            "from urllib.request import urlopen",
+            "import torch",
+            "from transformers import ImageClassificationPipeline",
+        )
+        own = {"impl": f"{MODULE}.{PIPELINE}", "pt": ["AutoModelForImageClassification"]}
+        named["custom_pipelines"] = {"image-classification": own}
+    (folder / f"{MODULE}.py").write_text(f"{TITLE}\n{script.text()}", encoding="utf-8")
 
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["auto_map"] = {auto_class(learned.merged).__name__: f"{MODULE}.{name}"}
+    config = {**json.loads(path.read_text(encoding="utf-8")), **named}
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _classifier(script: Script, learned: Learned) -> None:
+    backbone, inside = learned.merged, Script()
+    output = "SequenceClassifierOutput" if backbone.modality == "text" else "ImageClassifierOutput"
+    transformers_lines(inside, backbone, Form("merged", None))
+    head_lines(inside, learned, f"return {output}(logits={{}})")
+    names, kind = list(samples(backbone)), type(backbone.module.config)
+    code = CLASSIFIER.format(
+        output=output,
+        name=classification_class(backbone),
+        main=names[0],
+        names=json.dumps(names),
+        config=kind.__name__,
+    )
+    script.add(
+        code + "\n".join(f"    {line}" for line in inside.lines),
+        "import json",
+        "from pathlib import Path",
+        "import torch",
+        "from safetensors.torch import load_file",
+        "from transformers import AutoModel, PreTrainedModel",
+        f"from transformers.modeling_outputs import {output}",
+        "from transformers.utils import cached_file",
+        f"from {kind.__module__} import {kind.__name__}",
+    )

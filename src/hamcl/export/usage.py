@@ -58,7 +58,7 @@ class Script:
 
     def text(self) -> str:
         """The imports of Python itself first, then the libraries'."""
-        own = ("from importlib", "from pathlib", "import json")
+        own = ("from importlib", "from io", "from pathlib", "from urllib", "import json")
         imports = sorted(
             self.imports - set(self.first.splitlines()),
             key=lambda line: (not line.startswith(own), line.split()[1], line),
@@ -88,7 +88,7 @@ def usage(learned: Learned, form: Form, folder: Path) -> str:
         _adapted(script, learned, form)
     if form.kind != "onnx" and form.stock is None:
         script.add('head = load_file("head.safetensors")', "from safetensors.torch import load_file")
-    _inputs(script, learned)
+    inputs_lines(script, learned)
     _scores(script, learned, form)
     example = '["a text"]' if learned.merged.modality == "text" else '[Image.open("example.png")]'
     script.add(f"\n\n\nfor row in scores({example}):\n    print(classes[row.argmax()])")
@@ -103,16 +103,14 @@ def manner(learned: Learned, form: Form, folder: Path) -> str:
         return f"the graph holds the classifier; {code} run it"
     if form.kind != "merged":
         return f"it needs {code}, and the base model"
-    own, images = library(learned.merged.module), learned.merged.modality == "image"
-    options = "" if form.stock else ", trust_remote_code=True"
-    if getattr(learned.merged.features, "options", {}) and form.stock:  # which the library's own call does not give
-        return f"it needs {code}"
-    if own == "timm":
+    if library(learned.merged.module) == "timm":
         return f"timm.create_model loads its classifier, {code} prepare images" if form.stock else f"it needs {code}"
-    if images:
-        opened = f"AutoModelForImageClassification loads its classifier{options and ' with trust_remote_code=True'}"
-        return f"{opened}, {code} prepare images"
-    return f'it loads with pipeline("text-classification", FOLDER, truncation=True{options}), or with {code}'
+    if learned.merged.modality == "image":
+        call = 'pipeline("image-classification", FOLDER, trust_remote_code=True)'
+    else:
+        options = "" if form.stock else ", trust_remote_code=True"
+        call = f'pipeline("text-classification", FOLDER, truncation=True{options})'
+    return f"it loads with {call}, or with {code}"
 
 
 def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
@@ -213,7 +211,8 @@ def _auto(backbone: Backbone, form: Form) -> str:
     return f"AutoModelFor{'Sequence' if backbone.modality == 'text' else 'Image'}Classification"
 
 
-def _inputs(script: Script, learned: Learned) -> None:
+def inputs_lines(script: Script, learned: Learned) -> None:
+    """The tokenizer of texts, or the function that prepares an image."""
     preprocess = learned.merged.preprocess
     if isinstance(preprocess, TextPreprocess):
         script.add('tokenizer = AutoTokenizer.from_pretrained(".")', "from transformers import AutoTokenizer")
