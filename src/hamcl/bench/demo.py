@@ -58,7 +58,7 @@ class Sizes:
         {"tasks": 5, "train_per_class": 40, "test_per_class": 30},
         {"image_size": 64},
         {"epochs": 3, "projection": 1024},
-        {"ham": 10, "seq-lora": 6, "frozen": 3, "joint": 10},
+        {"ham": 20, "seq-lora": 20, "frozen": 3, "joint": 25},
     )
     icd10: Part = Part(
         "icd10",
@@ -66,7 +66,7 @@ class Sizes:
         {"tasks": 12, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
         {"max_length": 32},
         {"epochs": 2, "projection": 2048},
-        {"ham": 45, "seq-lora": 30, "frozen": 12, "joint": 35},
+        {"ham": 42, "seq-lora": 25, "frozen": 7, "joint": 59},
     )
     methods: Mapping[str, Mapping[str, Any]] = field(
         default_factory=lambda: {"ham": {}, "seq-lora": {}, "frozen": {}, "joint": JOINT}

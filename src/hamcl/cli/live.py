@@ -107,6 +107,7 @@ class Live:
                 f"{last.seen_classes} classes, {known}, {seconds:.1f} s{left}",
                 highlight=False,
                 markup=False,
+                soft_wrap=True,
             )
 
     def _left(self, done: float) -> str:
