@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hamcl.errors import DataError
 from hamcl.nn.heads import LDA, Stack, build_head, to_judge
-from hamcl.nn.stacking import stacking_weights
+from hamcl.nn.stacking import information, stacking_weights
 from hamcl.rng import generator
 
 BLOCKS, CLASSES = (5, 8), 6
@@ -83,8 +83,7 @@ def two_experts(count: int = 200) -> tuple[Tensor, Tensor]:
 
 
 def weigh(logits: Tensor, labels: Tensor, sure: float, mean: tuple[float, ...] = (0.0, 1.0)) -> Tensor:
-    precision = sure * torch.eye(len(logits), dtype=torch.float64)
-    return stacking_weights(logits, labels, torch.tensor(mean, dtype=torch.float64), precision)[0]
+    return stacking_weights(logits, labels, sure, torch.tensor(mean, dtype=torch.float64))
 
 
 def test_weights_have_the_smallest_loss_of_all_that_are_not_negative():
@@ -108,11 +107,22 @@ def test_an_expert_that_is_wrong_has_no_weight_rather_than_a_negative_one():
 
 def test_one_or_two_samples_decide_nothing():
     logits = torch.tensor([[[1.0, -1.0]], [[2.0, -2.0]]])
+    assert (stacking_weights(logits, torch.tensor([1]), 2e-3) >= 0).all()
     weights = weigh(logits, torch.tensor([1]), Stack.PRIOR)
     assert (weights >= 0).all()
     torch.testing.assert_close(weights, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=0.2)
     more = weigh(logits.repeat(1, 200, 1), torch.ones(200, dtype=torch.long), Stack.PRIOR)
     torch.testing.assert_close(more, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_information_is_the_curvature_of_the_loss():
+    logits, labels = two_experts(40)
+    weights = torch.tensor([0.7, 0.4], dtype=torch.float64)
+
+    def loss(w: Tensor) -> Tensor:
+        return F.cross_entropy((w[:, None, None] * logits).sum(0), labels, reduction="sum")
+
+    torch.testing.assert_close(information(logits, weights), torch.autograd.functional.hessian(loss, weights))
 
 
 def test_weights_leave_those_before_by_the_number_of_samples():

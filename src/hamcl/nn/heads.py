@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from hamcl.errors import DataError, UsageError
 from hamcl.nn.calibration import TEMPERATURES, evidence, temperature
-from hamcl.nn.stacking import stacking_weights
+from hamcl.nn.stacking import information, stacking_weights
 from hamcl.rng import generator
 
 
@@ -588,8 +588,8 @@ class Stack(Calibrated):
         stacked = torch.stack(logits)
         if len(truth):
             precision = self.precision + self.PRIOR * torch.eye(len(logits), dtype=torch.float64)
-            self.weights, learned = stacking_weights(stacked, truth, self.weights, precision)
-            self.precision = self.precision + learned
+            self.weights = stacking_weights(stacked, truth, precision, self.weights)
+            self.precision = self.precision + information(stacked, self.weights)
         return torch.einsum("e,enc->nc", self.weights, stacked), truth
 
     def blur(self, before: Tensor, after: Tensor) -> None:

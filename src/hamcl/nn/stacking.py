@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def stacking_weights(logits: Tensor, labels: Tensor, mean: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+def stacking_weights(logits: Tensor, labels: Tensor, precision: Tensor | float, mean: Tensor | None = None) -> Tensor:
     """The weights, none negative, of experts whose weighted sum of logits explains some labels.
 
     They minimise the summed cross-entropy plus `(w - mean)' precision (w - mean) / 2`: what was known before counts as
@@ -13,31 +13,29 @@ def stacking_weights(logits: Tensor, labels: Tensor, mean: Tensor, precision: Te
     Args:
         logits: of samples that no expert had learned, shape (experts, n, classes).
         labels: shape (n,).
-        mean: the weights before, shape (experts,), none negative.
-        precision: how sure they were, shape (experts, experts), positive definite.
+        precision: how sure the weights before were, shape (experts, experts), positive definite; a number above 0 is
+            that times the identity.
+        mean: the weights before, shape (experts,), none negative; by default all alike, with the sum 1.
 
     Returns:
-        The weights, shape (experts,), and how much surer the samples made them, shape (experts, experts).
+        Shape (experts,), float64.
     """
-    z = logits.double().permute(1, 0, 2)
-    true = z[torch.arange(len(labels)), :, labels]
+    z = logits.double()
+    if mean is None:
+        mean = z.new_full((len(z),), 1 / len(z))
+    if not isinstance(precision, Tensor):
+        precision = precision * torch.eye(len(z), dtype=z.dtype)
+    true = _true(z, labels).sum(1)
 
     def objective(weights: Tensor) -> Tensor:
-        scores = torch.einsum("e,nec->nc", weights, z)
         gap = weights - mean
-        return scores.logsumexp(1).sum() - (true @ weights).sum() + gap @ precision @ gap / 2
-
-    def curvature(weights: Tensor) -> tuple[Tensor, Tensor]:
-        p = torch.einsum("e,nec->nc", weights, z).softmax(1)
-        expected = torch.einsum("nec,nc->ne", z, p)
-        bend = torch.einsum("nec,nc,nfc->ef", z, p, z) - expected.T @ expected
-        return (expected - true).sum(0), bend
+        return _scores(z, weights).logsumexp(1).sum() - true @ weights + gap @ precision @ gap / 2
 
     weights = mean.clone()
     value = objective(weights)
     for _ in range(100):
-        slope, bend = curvature(weights)
-        step = _bounded(slope + precision @ (weights - mean), bend + precision, -weights)
+        slope = _expected(z, weights).sum(1) - true + precision @ (weights - mean)
+        step = _bounded(slope, information(z, weights) + precision, -weights)
         length = 1.0
         while (after := objective(weights + length * step)) > value and length > 1e-6:
             length /= 2
@@ -46,7 +44,36 @@ def stacking_weights(logits: Tensor, labels: Tensor, mean: Tensor, precision: Te
         weights, gain, value = (weights + length * step).clamp_min(0), value - after, after
         if gain < 1e-9 * value.abs().clamp_min(1):
             break
-    return weights, curvature(weights)[1]
+    return weights
+
+
+def information(logits: Tensor, weights: Tensor) -> Tensor:
+    """How much surer some samples make weights: the curvature of their summed cross-entropy.
+
+    Args:
+        logits: shape (experts, n, classes).
+        weights: shape (experts,).
+
+    Returns:
+        Shape (experts, experts), float64.
+    """
+    z = logits.double()
+    expected = _expected(z, weights)
+    return torch.einsum("enc,nc,fnc->ef", z, _scores(z, weights).softmax(1), z) - expected @ expected.T
+
+
+def _scores(z: Tensor, weights: Tensor) -> Tensor:
+    return torch.einsum("e,enc->nc", weights, z)
+
+
+def _true(z: Tensor, labels: Tensor) -> Tensor:
+    """Each expert's logit of the true class, shape (experts, n)."""
+    return z[:, torch.arange(len(labels)), labels]
+
+
+def _expected(z: Tensor, weights: Tensor) -> Tensor:
+    """Each expert's logit expected under the probabilities of the sum, shape (experts, n)."""
+    return torch.einsum("enc,nc->en", z, _scores(z, weights).softmax(1))
 
 
 def _bounded(slope: Tensor, bend: Tensor, least: Tensor) -> Tensor:
