@@ -160,6 +160,19 @@ def test_small_tasks_are_classified_as_well_as_by_the_ridge_alone(each):
     assert right["stack"] >= right["ridge"] - 0.01
 
 
+def test_classes_that_nothing_tells_apart_are_hardly_told_apart():
+    """Leaving out one of two equal halves makes every sample look like the other class."""
+    x = torch.randn(20, 6, generator=generator(0, "twins")).repeat(2, 1).double()
+    y = torch.arange(2).repeat_interleave(20)
+    head = Stack((3, 3), projection=40)
+    head.add_classes(2)
+    for _ in range(20):
+        head.update(x, y)
+    assert (head.weights >= 0).all() and head.weights.any()
+    scores = head.logits(x)
+    assert scores.isfinite().all() and scores.softmax(1).max() < 0.6
+
+
 def test_too_few_samples_to_leave_any_out_leave_the_ridge_alone():
     x, y = data(0, each=1)
     head = Stack(BLOCKS, projection=40)
