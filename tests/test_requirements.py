@@ -22,7 +22,7 @@ HOLES = {
     "filelock": "3.20.2",  # links planted at the lock's name are followed
     "numpy": "1.26.4",  # not maintained any more
     "onnx": "1.20.1",  # files outside the model's folder
-    "pillow": "12.2",  # crafted images
+    "pillow": "12.3",  # crafted images; only the newest series is looked after
     "pyarrow": "23.0.0",  # memory used after it is freed
     "scikit-learn": "1.4.2",  # training data kept in a vectorizer
     "torch": "2.9.1",  # code run by weights_only loading
