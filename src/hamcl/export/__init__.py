@@ -84,7 +84,7 @@ def _peft(learned: Learned, folder: Path) -> Stock | None:
 def _merged(learned: Learned, folder: Path) -> Stock | None:
     stock = _stock(learned)
     save_merged(folder, learned.merged, classes=learned.classes, stock=stock, augmentation=learned.augmentation)
-    if library(learned.merged.module) == "transformers" and (stock is None or learned.merged.modality == "image"):
+    if stock is None or learned.merged.modality == "image":
         write_remote(folder, learned, stock)
     return _head(learned, folder, stock)
 

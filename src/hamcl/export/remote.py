@@ -8,8 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from hamcl.export.learned import Learned
-from hamcl.export.usage import Form, Script, head_lines, inputs_lines, transformers_lines
-from hamcl.nn.stock import Stock, auto_class, classification_class, samples
+from hamcl.export.usage import (
+    Form,
+    Script,
+    head_lines,
+    inputs_lines,
+    timm_call,
+    timm_lines,
+    transformers_lines,
+)
+from hamcl.nn.stock import Stock, auto_class, classification_class, library, samples
 
 MODULE, PIPELINE = "modeling_hamcl", "PreparedImageClassificationPipeline"
 TITLE = '"""The model of this folder, as in README.md; for inference alone."""'
@@ -36,7 +44,7 @@ class {name}(PreTrainedModel):
         config.id2label, config.label2id = dict(enumerate(classes)), {{name: i for i, name in enumerate(classes)}}
         config.problem_type = "single_label_classification"
         head = load_file(cached_file(folder, "head.safetensors", **options))
-        model = cls(config, AutoModel.from_pretrained(folder, **options), head).eval()
+        model = cls(config, {backbone}, head).eval()
         return model.to(dtype) if isinstance(dtype, torch.dtype) else model
 
     def save_pretrained(self, *args, **options):
@@ -69,7 +77,7 @@ class {pipeline}(ImageClassificationPipeline):
 
 
 def write_remote(folder: Path, learned: Learned, stock: Stock | None) -> None:
-    """Write the classes beside a merged model of transformers, and name them in `config.json`.
+    """Write the classes beside a merged model of transformers or timm, and name them in `config.json`.
 
     Args:
         stock: the library's classification model, if the head is its classifier.
@@ -77,7 +85,7 @@ def write_remote(folder: Path, learned: Learned, stock: Stock | None) -> None:
     backbone, script = learned.merged, Script()
     named: dict[str, Any] = {}
     if stock is None:
-        _classifier(script, learned)
+        _classifier(script, learned, folder)
         named["auto_map"] = {auto_class(backbone).__name__: f"{MODULE}.{classification_class(backbone)}"}
     if backbone.modality == "image":
         inputs_lines(script, learned)
@@ -100,13 +108,23 @@ def write_remote(folder: Path, learned: Learned, stock: Stock | None) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _classifier(script: Script, learned: Learned) -> None:
-    backbone, inside = learned.merged, Script()
+def _classifier(script: Script, learned: Learned, folder: Path) -> None:
+    backbone, inside, form = learned.merged, Script(), Form("merged", None)
     output = "SequenceClassifierOutput" if backbone.modality == "text" else "ImageClassifierOutput"
-    transformers_lines(inside, backbone, Form("merged", None))
+    if library(backbone.module) == "timm":
+        from transformers import TimmWrapperConfig
+
+        timm_lines(inside, backbone, form)
+        kind: type = TimmWrapperConfig
+        made, source = timm_call(folder, 'cached_file(folder, "model.safetensors", **options)'), "import timm"
+    else:
+        transformers_lines(inside, backbone, form)
+        kind = type(backbone.module.config)
+        made, source = "AutoModel.from_pretrained(folder, **options)", "from transformers import AutoModel"
     head_lines(inside, learned, f"return {output}(logits={{}})")
-    names, kind = list(samples(backbone)), type(backbone.module.config)
+    names = list(samples(backbone))
     code = CLASSIFIER.format(
+        backbone=made,
         output=output,
         name=classification_class(backbone),
         main=names[0],
@@ -119,7 +137,8 @@ def _classifier(script: Script, learned: Learned) -> None:
         "from pathlib import Path",
         "import torch",
         "from safetensors.torch import load_file",
-        "from transformers import AutoModel, PreTrainedModel",
+        source,
+        "from transformers import PreTrainedModel",
         f"from transformers.modeling_outputs import {output}",
         "from transformers.utils import cached_file",
         f"from {kind.__module__} import {kind.__name__}",

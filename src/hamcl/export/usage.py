@@ -103,8 +103,6 @@ def manner(learned: Learned, form: Form, folder: Path) -> str:
         return f"the graph holds the classifier; {code} run it"
     if form.kind != "merged":
         return f"it needs {code}, and the base model"
-    if library(learned.merged.module) == "timm":
-        return f"timm.create_model loads its classifier, {code} prepare images" if form.stock else f"it needs {code}"
     if learned.merged.modality == "image":
         call = 'pipeline("image-classification", FOLDER, trust_remote_code=True)'
     else:
@@ -115,17 +113,18 @@ def manner(learned: Learned, form: Form, folder: Path) -> str:
 
 def _merged(script: Script, learned: Learned, form: Form, folder: Path) -> None:
     if library(learned.merged.module) == "timm":
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        given = {"num_classes": config["num_classes"], **config.get("model_args", {})}
-        options = "".join(f", {name}={value!r}" for name, value in given.items())
-        architecture = repr(config["architecture"])
-        script.add(
-            f'model = timm.create_model({architecture}, checkpoint_path="model.safetensors"{options}).eval()',
-            "import timm",
-        )
+        script.add(f"model = {timm_call(folder, repr('model.safetensors'))}.eval()", "import timm")
         return
     auto = _auto(learned.merged, form)
     script.add(f'model = {auto}.from_pretrained(".").eval()', f"from transformers import {auto}")
+
+
+def timm_call(folder: Path, weights: str) -> str:
+    """The call that makes the timm model of an export, given code for the path of its weights."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    given = {"num_classes": config["num_classes"], **config.get("model_args", {})}
+    options = "".join(f", {name}={value!r}" for name, value in given.items())
+    return f"timm.create_model({config['architecture']!r}, checkpoint_path={weights}{options})"
 
 
 def _adapted(script: Script, learned: Learned, form: Form) -> None:
@@ -283,14 +282,15 @@ def _scores(script: Script, learned: Learned, form: Form) -> None:
         return
     script.add(f"@torch.no_grad()\ndef scores(inputs):{given}", "import torch")
     if library(learned.merged.module) == "timm":
-        _timm(script, learned.merged, form)
+        timm_lines(script, learned.merged, form)
     else:
         transformers_lines(script, learned.merged, form)
     if form.stock is None:
         head_lines(script, learned, "return ({}).numpy()")
 
 
-def _timm(script: Script, backbone: Backbone, form: Form) -> None:
+def timm_lines(script: Script, backbone: Backbone, form: Form) -> None:
+    """As `transformers_lines`."""
     from hamcl.nn._timm import pooled
 
     call, features = 'model(batch["pixel_values"])', backbone.features

@@ -129,7 +129,9 @@ def auto_class(backbone: Backbone) -> Any:
 
 
 def classification_class(backbone: Backbone) -> str:
-    """The name of that of a transformers backbone, which pipelines know; of our own where the library has none."""
+    """The name that class has for a backbone, which pipelines know; one of our own where the library has none."""
+    if library(backbone.module) == "timm":
+        return "TimmWrapperForImageClassification"
     config: Any = backbone.module.config
     known = _known(auto_class(backbone), config)
     return known.__name__ if known else "MergedClassifier"
