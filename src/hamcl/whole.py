@@ -52,11 +52,11 @@ def new_file(path: Path) -> Iterator[Path]:
             held = None
         try:
             yield fresh
-            _sync(fresh)
+            sync(fresh)
             if place.exists():
                 _take_over(fresh, place)
             os.replace(fresh, place)
-            _sync(place.parent)
+            sync(place.parent)
         finally:
             if held is not None:
                 os.close(held)
@@ -88,8 +88,8 @@ def new_folder(path: Path) -> Iterator[Path]:
                 _lock(handle)
             yield fresh
             for file in fresh.rglob("*"):
-                _sync(file)
-            _sync(fresh)
+                sync(file)
+            sync(fresh)
             # What somebody else has put there meanwhile stays: no folder takes the name of one that holds something.
             if expected and place.exists():
                 _take_over(fresh, place)
@@ -98,7 +98,7 @@ def new_folder(path: Path) -> Iterator[Path]:
                     fresh.rename(place)
             else:
                 fresh.rename(place)
-            _sync(place.parent)
+            sync(place.parent)
         except BaseException:
             if old.exists() and not place.exists():
                 old.rename(place)
@@ -207,7 +207,7 @@ def _swapped(one: Path, other: Path) -> bool:
     return swap is not None and swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file, or the names in a folder, durable, where the system lets one."""
     if path.is_dir() and not hasattr(os, "O_DIRECTORY"):
         return

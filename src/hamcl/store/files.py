@@ -11,6 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from hamcl.errors import DataError
+from hamcl.whole import sync
 
 MANIFEST, OBJECTS, TEMPORARY = "manifest.json", "objects", "tmp"
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -137,17 +138,6 @@ def remove(root: Path, path: Path) -> int:
         size = path.lstat().st_size
         path.unlink()
         return size
-
-
-def sync(folder: Path) -> None:
-    """Make the names in a folder durable, where the system lets a folder be opened for it."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 @contextmanager

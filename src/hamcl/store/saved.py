@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hamcl.errors import DataError, UsageError
 from hamcl.learner import HAM
-from hamcl.store.files import sync
 from hamcl.store.manifest import BackboneOptions, BackboneRecord
 from hamcl.store.store import Store
+from hamcl.whole import sync
 
 
 def save(learner: HAM, path: Path) -> None:

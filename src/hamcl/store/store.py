@@ -43,6 +43,7 @@ from hamcl.streams import load_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
 from hamcl.training import Progress
+from hamcl.whole import sync
 
 KEEP = 10**6
 """The most earlier states that a store is asked to keep."""
@@ -147,7 +148,7 @@ class Store:
                 raise UsageError(taken)
             store._folder.write(manifest, "init", text)
         with files.explained(root):
-            files.sync(root.resolve().parent)
+            sync(root.resolve().parent)
         return store
 
     @classmethod
