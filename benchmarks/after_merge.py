@@ -10,7 +10,7 @@ one starts again from its own merged model after every k tasks.
 from one_stream import read_stream, stream_options, write_record
 
 from hamcl.config import HAMConfig
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.streams import Stream
 

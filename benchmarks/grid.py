@@ -18,8 +18,8 @@ import torch
 from transformers.utils import logging
 
 from hamcl.bench.grid import Cell, read_grid, run_grid, shard
-from hamcl.bench.records import Result
 from hamcl.errors import HamError, UsageError
+from hamcl.report.records import Result
 
 
 def main() -> int:

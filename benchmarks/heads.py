@@ -16,9 +16,9 @@ from one_stream import read_stream, stream_options, write_record
 from torch import Tensor
 
 from hamcl.config import HAMConfig
-from hamcl.learner import HAM
+from hamcl.heads import Drift, Head, build_head, within_task
+from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import Backbone, load_backbone
-from hamcl.nn.heads import Drift, Head, build_head, within_task
 from hamcl.streams import Samples, Stream, Task
 
 FEATURES = ("frozen", "adapted", "both")

@@ -35,9 +35,9 @@ from typing import Any
 import torch
 from small_store import create, loaded_once, three
 
-import hamcl.classifier
+import hamcl.learning.classify
 from hamcl.errors import HamError
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.store import Store
 from hamcl.store import store as rooms
 from hamcl.store.folder import Folder
@@ -84,7 +84,7 @@ class Watch:
 
             setattr(owner, name, call)
 
-        phased(hamcl.classifier, "fit", "training")
+        phased(hamcl.learning.classify, "fit", "training")
         phased(HAM, "_end", "merging")
         phased(HAM, "_update_head", "head")
         phased(rooms, "save_object", "writing")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hamcl.bench.plots import plot_comparison
-from hamcl.bench.records import Result
-from hamcl.bench.report import compare, spread
+from hamcl.report.compare import compare, spread
+from hamcl.report.plots import plot_comparison
+from hamcl.report.records import Result
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 ROOT = Path(__file__).resolve().parents[1]

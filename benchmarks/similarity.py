@@ -37,7 +37,7 @@ from torch import Tensor
 
 from hamcl.config import HAMConfig
 from hamcl.ham import Adapter, Layers, similarity
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.rng import generator
 from hamcl.streams import Samples, Task
 from hamcl.streams.registry import load_source

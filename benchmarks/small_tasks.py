@@ -27,10 +27,10 @@ import torch
 from torch import Tensor
 
 from hamcl.config import HAMConfig
+from hamcl.heads import Head, Stack, build_head
 from hamcl.methods.frozen import Frozen
 from hamcl.metrics import calibration_error, reliability
 from hamcl.nn.backbones import load_backbone
-from hamcl.nn.heads import Head, Stack, build_head
 from hamcl.rng import generator
 from hamcl.streams import load_stream
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from hamcl.ham import Adapter, Factors, Group, Groups, final
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.reading.prepare import ImagePreprocess
 from hamcl.rng import generator
 
 import peft  # isort: skip  # after hamcl.nn has prepared torchvision, which it imports

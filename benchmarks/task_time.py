@@ -19,8 +19,8 @@ import torch
 from transformers.utils import logging
 
 from hamcl.bench.grid import load_data, read_grid
+from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
-from hamcl.registry import load_method
 
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 

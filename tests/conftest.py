@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.reading._torchvision import ensure_torchvision
+
+pytest_plugins = ("support.models", "support.runs")
 
 torch.set_num_threads(1)
 # Also where the tests are only handed out: that process imports PEFT to read a warning of PEFT's own kind.
@@ -39,14 +41,14 @@ class Toy:
     @staticmethod
     def vit() -> Any:
         """A ViT of one block that reads images of 16 pixels in 4 patches, with features of width 32."""
-        from hamcl.nn._torchvision import ensure_torchvision
+        from hamcl.reading._torchvision import ensure_torchvision
 
         ensure_torchvision()
         import timm
 
-        from hamcl.nn._timm import pooled
         from hamcl.nn.backbones import Backbone
-        from hamcl.nn.preprocess import ImagePreprocess
+        from hamcl.nn.loaders.timm import pooled
+        from hamcl.reading.prepare import ImagePreprocess
 
         torch.manual_seed(0)
         sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -56,7 +58,7 @@ class Toy:
     @classmethod
     def save_bert(cls, folder: Path) -> Path:
         """A BERT of 2 layers and width 16 with a tokenizer of whole words, as transformers saves it."""
-        from hamcl.nn._torchvision import ensure_torchvision
+        from hamcl.reading._torchvision import ensure_torchvision
 
         ensure_torchvision()
         import transformers as tf

@@ -40,7 +40,7 @@ def test_a_config_needs_no_model_library():
 
 def test_learning_needs_no_command_line_and_no_model_library_before_a_backbone_is_loaded():
     modules = loaded("from hamcl import HAM, load_backbone, load_stream")
-    assert "hamcl.learner" in modules
+    assert "hamcl.methods.ham" in modules
     assert modules.isdisjoint({"hamcl.cli", "typer", "timm", "matplotlib"})
 
 
@@ -51,7 +51,7 @@ def test_every_public_name_is_there_and_is_the_same_at_every_access(name):
 
 def test_public_names_are_those_of_their_modules():
     from hamcl.config import HAMConfig
-    from hamcl.learner import HAM
+    from hamcl.methods.ham import HAM
     from hamcl.streams import Samples, Stream, Task, load_stream
 
     assert (hamcl.HAM, hamcl.HAMConfig, hamcl.load_stream) == (HAM, HAMConfig, load_stream)

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hamcl.config import HAMConfig, reference
-from hamcl.registry import METHODS, load_method
+from hamcl.methods.registry import METHODS, load_method
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 

@@ -12,8 +12,8 @@ import torch
 
 import hamcl
 from hamcl.config import HAMConfig
-from hamcl.method import Method
-from hamcl.registry import METHODS, load_method
+from hamcl.learning.learner import Method
+from hamcl.methods.registry import METHODS, load_method
 from hamcl.streams import SOURCES, load_stream
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,14 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-import hamcl.classifier
+import hamcl.learning.classify
 from hamcl.bench.state import load_state, save_state
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
-from hamcl.learner import HAM
 from hamcl.memory import Memory
+from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.reading.prepare import ImagePreprocess
 from hamcl.store import Store
 from hamcl.streams.base import Samples, Task
 
@@ -121,13 +121,13 @@ def test_no_more_is_drawn_than_asked_and_another_draw_for_each_task():
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_later_tasks_train_with_stored_samples(toy, bert_folder, modality, monkeypatch):
     seen: list[tuple[int, list[int], int]] = []
-    real = hamcl.classifier.fit
+    real = hamcl.learning.classify.fit
 
     def watch(model, rows, samples, *args, **options):
         seen.append((len(samples), sorted(set(samples.labels)), len(rows.bias)))
         return real(model, rows, samples, *args, **options)
 
-    monkeypatch.setattr(hamcl.classifier, "fit", watch)
+    monkeypatch.setattr(hamcl.learning.classify, "fit", watch)
     learner = make(toy, modality, bert_folder, memory_per_class=2, head="linear")
     first, second, third = tasks(toy, modality)
     learner.learn(first)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hamcl.config import HAMConfig
-    from hamcl.learner import HAM
+    from hamcl.methods.ham import HAM
     from hamcl.nn.backbones import load_backbone
     from hamcl.store import Store
     from hamcl.streams import load_stream, load_task
@@ -28,7 +28,7 @@ __all__ = [
 
 # Imported when first asked for: PyTorch and the model libraries take seconds, and `ham --help` needs none of them.
 _HOMES = {
-    "HAM": "hamcl.learner",
+    "HAM": "hamcl.methods.ham",
     "HAMConfig": "hamcl.config",
     "Samples": "hamcl.streams.base",
     "Store": "hamcl.store",

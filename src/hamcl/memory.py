@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from hamcl.errors import DataError
-from hamcl.nn.preprocess import Preprocess
+from hamcl.reading.prepare import Preprocess
 from hamcl.rng import generator
 from hamcl.streams.base import Modality, Samples
 from hamcl.streams.pixels import decode_image

@@ -7,9 +7,9 @@ import pytest
 
 from hamcl.bench import demo as module
 from hamcl.bench.demo import JOINT, Part, Sizes, demo
-from hamcl.bench.records import Result
 from hamcl.errors import UsageError
 from hamcl.nn.backbones import load_backbone
+from hamcl.report.records import Result
 
 TINY = Sizes(
     digits=Part(

@@ -7,10 +7,10 @@ import yaml
 from typer.testing import CliRunner
 
 from hamcl.bench.grid import read_grid, run_grid, shard
-from hamcl.bench.records import Result
-from hamcl.bench.report import compare, find_runs
 from hamcl.cli.main import app
 from hamcl.errors import HamError, UsageError
+from hamcl.report.compare import compare, find_runs
+from hamcl.report.records import Result
 
 GRIDS = Path(__file__).resolve().parents[2] / "benchmarks" / "grids"
 

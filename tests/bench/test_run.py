@@ -9,11 +9,11 @@ import pytest
 
 from hamcl import metrics
 from hamcl.bench import run as runner
-from hamcl.bench.records import Result
 from hamcl.bench.run import RunOptions, run
 from hamcl.bench.state import load_state
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.report.records import Result
 from hamcl.streams.base import Samples, Stream
 
 OPTIONS = RunOptions("centres", stream={"spec": "numbers", "tasks": 4}, command=["ham", "run"])

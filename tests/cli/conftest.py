@@ -71,7 +71,7 @@ def ham() -> Ham:
 @pytest.fixture(scope="session")
 def life(ham, toy, tmp_path_factory) -> SimpleNamespace:
     """`store` learned `weeks`; `later` is a task not learned yet, `test` has other images; do not change them."""
-    from hamcl.nn.export import save_merged
+    from hamcl.export.parts import save_merged
 
     root = tmp_path_factory.mktemp("life")
     save_merged(root / "vit", toy.vit())

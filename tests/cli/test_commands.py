@@ -9,11 +9,11 @@ from PIL import Image
 from rich.console import Console
 
 import hamcl
-from hamcl.bench.records import Result
 from hamcl.cli.live import Live
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.nn import backbones
-from hamcl.training import Step
+from hamcl.report.records import Result
+from hamcl.training.loop import Step
 
 TINY = "timm/test_efficientnet"
 SMALL = ["--stream", "digits", "--tasks", "2", "--train-per-class", "6", "--test-per-class", "5", "--epochs", "1"]

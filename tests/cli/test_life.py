@@ -6,11 +6,11 @@ import shutil
 
 import pytest
 
-from hamcl.classifier import Classifier
 from hamcl.cli.live import Live
 from hamcl.cli.main import app
 from hamcl.errors import UsageError
-from hamcl.learner import HAM
+from hamcl.learning.classify import Classifier
+from hamcl.methods.ham import HAM
 from hamcl.store import Store
 from hamcl.store.folder import Folder
 from hamcl.streams import load_task

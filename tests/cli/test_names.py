@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-import hamcl.classifier
+import hamcl.learning.classify
 from hamcl.store import Store
 
 NFC = "Café"
@@ -18,7 +18,7 @@ def no_training(monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(hamcl.classifier, "fit", refuse)
+    monkeypatch.setattr(hamcl.learning.classify, "fit", refuse)
 
 
 def renamed(life, tmp_path, *names):

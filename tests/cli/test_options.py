@@ -13,7 +13,7 @@ from hamcl.cli.run import run
 from hamcl.config import PAPER, HAMConfig
 from hamcl.errors import UsageError
 from hamcl.methods.inflora import InfLoRAConfig
-from hamcl.registry import METHODS
+from hamcl.methods.registry import METHODS
 from hamcl.streams.split import SplitOptions
 
 FIELDS = {field.name: field for field in dataclasses.fields(HAMConfig)}

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hamcl.config import HAMConfig
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import image_files

@@ -14,9 +14,9 @@ from torch import nn
 from hamcl.errors import DataError, UsageError
 from hamcl.export import Card
 from hamcl.export.folder import export_folder
-from hamcl.nn._transformers import _prepared
 from hamcl.nn.backbones import Backbone, load_backbone
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.nn.loaders.transformers import _prepared
+from hamcl.reading.prepare import ImagePreprocess
 from hamcl.streams.base import Samples
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hamcl.errors import UsageError
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.reading.prepare import ImagePreprocess
 from hamcl.streams.base import Samples, Task
 
 IMAGES = ("vit", "swin", "resnet", "ijepa", "clip", "timm-test_vit", "timm-test_convnext", "timm-test_efficientnet")

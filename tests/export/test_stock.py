@@ -6,8 +6,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from hamcl.nn._torchvision import ensure_torchvision
 from hamcl.nn.backbones import load_backbone
+from hamcl.reading._torchvision import ensure_torchvision
 from hamcl.streams import load_stream
 
 PLAIN = ("peft", "merged")

@@ -1,4 +1,4 @@
-"""What every method promises: see `hamcl.method.Method`."""
+"""What every method promises: see `hamcl.learning.learner.Method`."""
 
 import gc
 import weakref
@@ -11,16 +11,17 @@ import pandas as pd
 import pytest
 import torch
 
-import hamcl.classifier
+import hamcl.learning.classify
 from hamcl.bench.state import load_state, save_state
 from hamcl.config import BARE, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.method import Method
+from hamcl.learning.learner import Method
+from hamcl.methods.registry import METHODS, load_method
 from hamcl.nn.backbones import load_backbone
-from hamcl.registry import METHODS, load_method
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
-from hamcl.training import Step, extract
+from hamcl.training.features import extract
+from hamcl.training.loop import Step
 
 SMALL = {
     "device": "cpu",
@@ -386,8 +387,8 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
             compared.append((anchors, extract(model, samples, preprocess, config, device)))
         return fit(model, rows, samples, preprocess, config, device, anchors=anchors, **options)
 
-    fit = hamcl.classifier.fit
-    monkeypatch.setattr(hamcl.classifier, "fit", look)
+    fit = hamcl.learning.classify.fit
+    monkeypatch.setattr(hamcl.learning.classify, "fit", look)
     for i, classes in enumerate((["red", "green"], ["blue", "cyan"], ["pink", "red"])):
         method.learn(toy.task(f"t{i}", classes, 4, "text"))
     for anchors, expected in compared:
@@ -399,9 +400,11 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
 
 def test_a_task_that_is_free_reads_no_features_to_stay_near(build, toy, monkeypatch):
     method, given = build("ham", "text", head="linear", distill=2.0, distill_growth=True), []
-    fit = hamcl.classifier.fit
+    fit = hamcl.learning.classify.fit
     monkeypatch.setattr(
-        hamcl.classifier, "fit", lambda *args, **options: (given.append(options["anchors"]), fit(*args, **options))[1]
+        hamcl.learning.classify,
+        "fit",
+        lambda *args, **options: (given.append(options["anchors"]), fit(*args, **options))[1],
     )
     for i, classes in enumerate((["red", "green"], ["blue", "cyan"])):
         method.learn(toy.task(f"t{i}", classes, 4, "text"))

@@ -10,14 +10,14 @@ import torch.nn.functional as F
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
 from hamcl.ham import Adapter, Factors
-from hamcl.method import Method
+from hamcl.heads import Rows
+from hamcl.learning.learner import Method
 from hamcl.methods.ease import Prototypes
 from hamcl.methods.inflora import InfLoRAConfig, Used, _inputs
+from hamcl.methods.registry import METHODS, load_method
 from hamcl.methods.sd_lora import _decoupled
 from hamcl.methods.slca import Aligned, SLCAConfig
 from hamcl.nn.attach import AdaptedBackbone
-from hamcl.nn.heads import Rows
-from hamcl.registry import METHODS, load_method
 from hamcl.rng import generator
 from hamcl.streams.base import Task
 

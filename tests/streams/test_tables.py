@@ -563,9 +563,9 @@ def test_bytes_that_unpack_too_far_are_refused(tmp_path, monkeypatch):
 
 
 def test_deeply_nested_json_is_a_sentence_wherever_json_is_read(tmp_path):
-    from hamcl.bench.files import read_json
     from hamcl.config import read_options, read_value
     from hamcl.nn.backbones import load_backbone
+    from hamcl.plain import read_json
 
     deep = write(tmp_path / "config.json", "[" * 20_000 + "]" * 20_000)
     yaml = write(tmp_path / "options.yaml", "[" * 400 + "]" * 400)

@@ -5,17 +5,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hamcl.bench.records import Result
-from hamcl.bench.report import Setting, compare, report_plot
 from hamcl.bench.run import RunOptions, check_folder, run
 from hamcl.bench.state import load_state
 from hamcl.config import HAMConfig
 from hamcl.export import Kind
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
+from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
-from hamcl.registry import load_method
+from hamcl.report.compare import Setting, compare, report_plot
+from hamcl.report.records import Result
 from hamcl.streams import Stream, load_stream
-from hamcl.training import Progress
+from hamcl.training.loop import Progress
 
 COMPARISON, MODEL = "comparison.png", "model"
 KINDS: tuple[Kind, ...] = ("peft", "merged")

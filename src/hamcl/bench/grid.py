@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from hamcl.bench.files import plain
-from hamcl.bench.records import RESULT, Result, differences
 from hamcl.bench.run import RunOptions, run
 from hamcl.config import HAMConfig, read_options
 from hamcl.errors import HamError, UsageError
+from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
-from hamcl.registry import load_method
+from hamcl.plain import plain
+from hamcl.report.records import RESULT, Result, differences
 from hamcl.streams import Stream, load_stream
 from hamcl.streams.split import SplitOptions
 

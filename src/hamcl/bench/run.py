@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from hamcl import metrics
-from hamcl.bench.files import plain
-from hamcl.bench.plots import plot_curve, plot_matrix
-from hamcl.bench.predictions import PREDICTIONS, append_predictions, prediction_table
-from hamcl.bench.records import RESULT, Result, StepRecord, StreamRecord, differences, peak_memory, provenance
 from hamcl.bench.state import drop_states, load_state, save_state
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.method import Method
+from hamcl.learning.learner import Method
+from hamcl.plain import plain
+from hamcl.report.plots import plot_curve, plot_matrix
+from hamcl.report.predictions import PREDICTIONS, append_predictions, prediction_table
+from hamcl.report.records import RESULT, Result, StepRecord, StreamRecord, differences, peak_memory, provenance
 from hamcl.streams.base import Stream
-from hamcl.training import Progress
+from hamcl.training.loop import Progress
 
 MATRIX, CURVE = "matrix.png", "curve.png"
 SMALL = 1_000_000  # rows of predictions kept for all steps unless asked otherwise

@@ -10,10 +10,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hamcl.bench.files import read_json, write_json
 from hamcl.errors import DataError
-from hamcl.method import State
-from hamcl.whole import new_file
+from hamcl.files import new_file
+from hamcl.learning.learner import State
+from hamcl.plain import read_json, write_json
 
 FOLDER = "state"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hamcl.errors import DataError, UsageError
-from hamcl.method import Method
-from hamcl.nn.calibration import KNOWN
+from hamcl.heads.calibration import KNOWN
+from hamcl.learning.learner import Method
 from hamcl.streams.base import Joined, Modality, Selected
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image, read_image
@@ -44,7 +44,7 @@ class Answer:
     """The class names of one input, most probable first.
 
     Attributes:
-        calibrated: whether the probabilities rest on enough left-out samples, see `hamcl.nn.calibration`.
+        calibrated: whether the probabilities rest on enough left-out samples, see `hamcl.heads.calibration`.
     """
 
     input: str

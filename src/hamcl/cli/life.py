@@ -44,7 +44,7 @@ from hamcl.cli.shell import (
 from hamcl.cli.spoken import spoken
 
 if TYPE_CHECKING:
-    from hamcl.training import Step
+    from hamcl.training.loop import Step
 
 GOES_ON = f"{UNTOUCHED}, and the same command goes on from the last epoch kept"
 
@@ -103,10 +103,10 @@ def learn(
     """Learn one task; started again after a stop, go on from where it was."""
     with sentences(since(store, GOES_ON)):
         from hamcl.cli.live import Live
+        from hamcl.report.tracking import Tracking
         from hamcl.store import Store
         from hamcl.streams import load_task
         from hamcl.streams.names import file_name
-        from hamcl.tracking import Tracking
 
         prepare(threads)
         opened = Store.open(store, backbone=backbone, device=device)
@@ -199,7 +199,7 @@ def evaluate(
     with sentences(since(store)):
         from hamcl.cli import tables
         from hamcl.cli.live import Live
-        from hamcl.nn.calibration import doubt
+        from hamcl.heads.calibration import doubt
         from hamcl.store import Store, Unrecorded
         from hamcl.store.evaluation import once
         from hamcl.streams import load_task

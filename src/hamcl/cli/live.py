@@ -9,9 +9,9 @@ from typing import Self, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hamcl.bench.records import Result
 from hamcl.cli.shell import printable
-from hamcl.training import Step
+from hamcl.report.records import Result
+from hamcl.training.loop import Step
 
 T = TypeVar("T")
 

@@ -66,7 +66,7 @@ def predict(
         from hamcl.cli.inputs import answers, gather
         from hamcl.cli.live import Live
         from hamcl.cli.tables import form_of, show_answers, write_answers
-        from hamcl.nn.calibration import doubt
+        from hamcl.heads.calibration import doubt
         from hamcl.store import Store
 
         chosen = form_of("jsonl" if json and form is None else form, out)
@@ -128,7 +128,7 @@ def check_writable(out: Path) -> None:
 def _write(found: Iterator["Answer"], form: Literal["csv", "jsonl"], out: Path) -> None:
     """Write predictions to a file, or to standard output what there is if the file cannot be written after all."""
     from hamcl.cli.tables import write_answers
-    from hamcl.whole import new_file
+    from hamcl.files import new_file
 
     kept: list[Answer] = []
 

@@ -28,8 +28,8 @@ from hamcl.cli.shell import (
 )
 
 if TYPE_CHECKING:
-    from hamcl.bench.records import Result
-    from hamcl.training import Step
+    from hamcl.report.records import Result
+    from hamcl.training.loop import Step
 
 METHODS = "ham, seq-lora, joint, frozen, ranpac, lora-per-task, sd-lora, inflora, ease or slca."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
@@ -90,14 +90,14 @@ def run(
     """Learn a stream task by task with one method and record everything."""
     with sentences():
         # Imported here so that --help and --version need not wait for PyTorch.
-        from hamcl.bench.report import compare
         from hamcl.bench.run import RunOptions, check_folder
         from hamcl.bench.run import run as run_stream
         from hamcl.cli.live import Live
+        from hamcl.methods.registry import load_method
         from hamcl.nn.backbones import load_backbone
-        from hamcl.registry import load_method
+        from hamcl.report.compare import compare
+        from hamcl.report.tracking import Tracking
         from hamcl.streams import load_stream
-        from hamcl.tracking import Tracking
 
         prepare(threads)
         check_folder(out, resume=resume, overwrite=overwrite)
@@ -159,7 +159,7 @@ def report(
 ) -> None:
     """Compare finished runs: mean and standard deviation over seeds."""
     with sentences():
-        from hamcl.bench.report import LEGEND, compare, find_runs, report_markdown, report_plot
+        from hamcl.report.compare import LEGEND, compare, find_runs, report_markdown, report_plot
 
         settings = compare(find_runs(runs))
         for setting in settings:
@@ -191,9 +191,9 @@ def demo(
     with sentences():
         from hamcl.bench.demo import COMPARISON, MODEL, Sizes
         from hamcl.bench.demo import demo as run_demo
-        from hamcl.bench.report import LEGEND
         from hamcl.bench.run import MATRIX
         from hamcl.cli.live import Live
+        from hamcl.report.compare import LEGEND
 
         prepare(threads)
         sizes = Sizes()

@@ -190,7 +190,7 @@ def as_json(value: Any, *, ascii: bool = False, indent: int | None = None) -> st
     Args:
         ascii: escape every character that is not ASCII, too.
     """
-    from hamcl.bench.files import plain  # numpy takes its time
+    from hamcl.plain import plain  # numpy takes its time
 
     text = json.dumps(plain(value), indent=indent, ensure_ascii=ascii, allow_nan=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

@@ -15,11 +15,11 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from hamcl.bench.files import plain
 from hamcl.cli.inputs import Answer
 from hamcl.cli.shell import as_json, count, printable, unicode
 from hamcl.errors import UsageError
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
+from hamcl.plain import plain
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
 from hamcl.store.manifest import Reliability
 

@@ -9,11 +9,11 @@ from hamcl.errors import UsageError
 from hamcl.export.card import write_card
 from hamcl.export.folder import check_place, export_folder
 from hamcl.export.learned import Card, Kind, Learned
+from hamcl.export.parts import export_classes, export_head, export_peft, save_inputs, save_merged
 from hamcl.export.remote import write_remote
+from hamcl.export.stock import Stock, library, stock_classifier
 from hamcl.export.usage import Form, manner
 from hamcl.ham import final
-from hamcl.nn.export import export_classes, export_head, export_peft, save_inputs, save_merged
-from hamcl.nn.stock import Stock, library, stock_classifier
 
 
 def export(

@@ -9,8 +9,8 @@ import yaml
 
 import hamcl
 from hamcl.export.learned import Card, Learned
+from hamcl.export.stock import library
 from hamcl.export.usage import Form, manner, usage
-from hamcl.nn.stock import library
 
 METHOD = "[HAM](https://arxiv.org/abs/2509.13211) (hierarchical adapter merging)"
 FILES = {

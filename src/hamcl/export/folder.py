@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hamcl.errors import UsageError
-from hamcl.whole import check_folder, new_folder
+from hamcl.files import check_folder, new_folder
 
 MARK = "classes.json"
 """The file every export holds; a folder without it is not replaced."""

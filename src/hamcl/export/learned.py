@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from hamcl.errors import UsageError
 from hamcl.ham import Group
+from hamcl.heads import Linear
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import Linear
 from hamcl.streams.base import Augmentation
 
 Kind = Literal["peft", "merged", "onnx", "adapters"]

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from hamcl.errors import UsageError
 from hamcl.export.learned import Learned
-from hamcl.nn.export import save_inputs
-from hamcl.nn.stock import samples
+from hamcl.export.parts import save_inputs
+from hamcl.export.stock import samples
 
 OPSET = 18
 LIMIT = 2 * 10**9

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hamcl.export.learned import Learned
+from hamcl.export.stock import Stock, auto_class, classification_class, library, samples
 from hamcl.export.usage import (
     Form,
     Script,
@@ -17,7 +18,6 @@ from hamcl.export.usage import (
     timm_lines,
     transformers_lines,
 )
-from hamcl.nn.stock import Stock, auto_class, classification_class, library, samples
 
 MODULE, PIPELINE = "modeling_hamcl", "PreparedImageClassificationPipeline"
 TITLE = '"""The model of this folder, as in README.md; for inference alone."""'

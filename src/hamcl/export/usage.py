@@ -9,11 +9,11 @@ from torch import Tensor
 
 from hamcl.errors import UsageError
 from hamcl.export.learned import Kind, Learned
-from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.export.stock import Stock, library, samples
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.depths import MapDepths, pool_map
-from hamcl.nn.preprocess import LONGEST, WIDEST, ImagePreprocess, TextPreprocess
-from hamcl.nn.stock import Stock, library, samples
+from hamcl.reading._torchvision import ensure_torchvision
+from hamcl.reading.prepare import LONGEST, WIDEST, ImagePreprocess, TextPreprocess
 
 SOURCES = {
     "pooler": "pooler_output.flatten(1)",
@@ -195,7 +195,7 @@ base.reset_classifier({count})
 
 def _part(backbone: Backbone) -> str:
     """The part of what AutoModel loads that the backbone is, where it is not the whole."""
-    from hamcl.nn._transformers import part
+    from hamcl.nn.loaders.transformers import part
 
     module = backbone.module
     if str(module.config.model_type).endswith("vision_model"):  # type: ignore[union-attr]
@@ -291,7 +291,7 @@ def _scores(script: Script, learned: Learned, form: Form) -> None:
 
 def timm_lines(script: Script, backbone: Backbone, form: Form) -> None:
     """As `transformers_lines`."""
-    from hamcl.nn._timm import pooled
+    from hamcl.nn.loaders.timm import pooled
 
     call, features = 'model(batch["pixel_values"])', backbone.features
     if form.stock is not None:
@@ -323,7 +323,7 @@ def _blocks(script: Script, inner: Sequence[str], last: str) -> None:
 
 def transformers_lines(script: Script, backbone: Backbone, form: Form) -> None:
     """From `model` and `batch` to `features`, or to the scores where the model gives them itself."""
-    from hamcl.nn._transformers import HiddenDepths, ImageFeatures, last_token, mean_tokens, options_of
+    from hamcl.nn.loaders.transformers import HiddenDepths, ImageFeatures, last_token, mean_tokens, options_of
 
     depths = backbone.features if isinstance(backbone.features, HiddenDepths) else None
     features = depths.own if depths else backbone.features

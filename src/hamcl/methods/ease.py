@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hamcl.classifier import Classifier, adapted
 from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Layers
-from hamcl.method import State, TaskReport
-from hamcl.methods.layers import adapters_from, adapters_state
-from hamcl.methods.seen import Seen
+from hamcl.ham.flat import adapters_from, adapters_state
+from hamcl.heads import Head, Linear, Rows
+from hamcl.learning.classify import Classifier, adapted
+from hamcl.learning.learner import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import Head, Linear, Rows
 from hamcl.streams.base import Samples, Task
+from hamcl.training.features import Seen
 
 
 @dataclass(frozen=True)

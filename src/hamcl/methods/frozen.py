@@ -7,14 +7,15 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from hamcl.classifier import Classifier
 from hamcl.config import BARE, HAMConfig
-from hamcl.method import State, TaskReport
-from hamcl.methods.seen import Seen
+from hamcl.heads import TaskRows
+from hamcl.learning.classify import Classifier
+from hamcl.learning.learner import State, TaskReport
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import TaskRows
+from hamcl.reading.batches import Batch
 from hamcl.streams.base import Samples, Task
-from hamcl.training import Batch, Fit, Progress
+from hamcl.training.features import Seen
+from hamcl.training.loop import Fit, Progress
 
 
 class _Bare(nn.Module):

@@ -8,18 +8,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hamcl.classifier import Classifier, adapted
 from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Factors, merge_layers
-from hamcl.method import State, TaskReport, prefixed, stripped
-from hamcl.methods.layers import layers_from, layers_state
+from hamcl.ham.flat import layers_from, layers_state
+from hamcl.heads import TaskRows
+from hamcl.learning.classify import Classifier, adapted
+from hamcl.learning.learner import State, TaskReport, prefixed, stripped
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import TaskRows
 from hamcl.nn.layers import HamLayer
+from hamcl.reading.batches import Batch
 from hamcl.rng import scoped
 from hamcl.streams.base import Samples, Task
-from hamcl.training import Batch, Fit, Progress
+from hamcl.training.loop import Fit, Progress
 
 
 @dataclass(frozen=True)

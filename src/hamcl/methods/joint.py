@@ -1,10 +1,10 @@
 """Joint training: all tasks' data at once; the upper bound that keeps everything."""
 
 from hamcl.errors import UsageError
-from hamcl.method import TaskReport
+from hamcl.learning.learner import TaskReport
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.streams.base import Joined, Samples, Task
-from hamcl.training import Progress
+from hamcl.training.loop import Progress
 
 
 class Joint(SeqLoRA):

@@ -4,11 +4,11 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from hamcl.classifier import Classifier, adapted
 from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, merge_layers
-from hamcl.method import State, TaskReport
-from hamcl.methods.layers import adapters_from, adapters_state
+from hamcl.ham.flat import adapters_from, adapters_state
+from hamcl.learning.classify import Classifier, adapted
+from hamcl.learning.learner import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator

@@ -6,13 +6,13 @@ from types import MappingProxyType
 from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig, option
-from hamcl.method import State, TaskReport
-from hamcl.methods.seen import Seen
+from hamcl.heads import TaskRows
+from hamcl.learning.learner import State, TaskReport
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import TaskRows
 from hamcl.streams.base import Samples, Task
-from hamcl.training import Fit, Progress
+from hamcl.training.features import Seen
+from hamcl.training.loop import Fit, Progress
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from hamcl.classifier import Classifier, adapted
 from hamcl.config import BARE, HAMConfig
-from hamcl.method import State, TaskReport
+from hamcl.learning.classify import Classifier, adapted
+from hamcl.learning.learner import State, TaskReport
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Samples, Task

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig, option
+from hamcl.heads import Head, Linear, Rows
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
-from hamcl.nn.heads import Head, Linear, Rows
 from hamcl.rng import generator
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hamcl.errors import HamError, UsageError
-from hamcl.nn._loading import Features, Loaded, reason
 from hamcl.nn.depths import Depths
-from hamcl.nn.preprocess import Preprocess
+from hamcl.nn.loaders.common import Features, Loaded, reason
 from hamcl.nn.strided import train_in_full_precision
 from hamcl.nn.targets import default_targets
+from hamcl.reading.prepare import Preprocess
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
 
@@ -212,19 +212,19 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
     config = Path(spec) / "config.json"
     # timm and transformers take seconds to import, so only the one that is needed.
     if spec == "efficientnet-lite0":
-        from hamcl.nn._timm import efficientnet_lite0
+        from hamcl.nn.loaders.timm import efficientnet_lite0
 
         return efficientnet_lite0(pretrained, image_size)
     if spec == "minilm":
-        from hamcl.nn._transformers import minilm
+        from hamcl.nn.loaders.transformers import minilm
 
         return minilm(pretrained, max_length)
     if kind == "timm" and name:
-        from hamcl.nn._timm import load_timm
+        from hamcl.nn.loaders.timm import load_timm
 
         return load_timm(spec, name, pretrained, image_size)
     if kind == "hf" and name:
-        from hamcl.nn._transformers import load_transformers
+        from hamcl.nn.loaders.transformers import load_transformers
 
         return load_transformers(spec, name, pretrained, image_size, max_length)
     if is_folder(spec):
@@ -233,11 +233,11 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
         except (ValueError, AttributeError, RecursionError) as error:
             raise UsageError(f"{config} does not hold a JSON object") from error
         if "model_type" in keys:
-            from hamcl.nn._transformers import load_transformers
+            from hamcl.nn.loaders.transformers import load_transformers
 
             return load_transformers(spec, Path(spec), pretrained, image_size, max_length)
         if "architecture" in keys:
-            from hamcl.nn._timm import load_timm
+            from hamcl.nn.loaders.timm import load_timm
 
             return load_timm(spec, Path(spec), pretrained, image_size)
         raise UsageError(f"{config} names neither a model_type (transformers) nor an architecture (timm)")

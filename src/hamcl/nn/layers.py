@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from hamcl.errors import UsageError
 from hamcl.ham.adapter import Factors
-from hamcl.nn._torchvision import ensure_torchvision
+from hamcl.reading._torchvision import ensure_torchvision
 
 ensure_torchvision()
 

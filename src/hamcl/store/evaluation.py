@@ -7,7 +7,7 @@ from functools import partial
 
 from hamcl import metrics
 from hamcl.errors import DataError
-from hamcl.method import Method, Watch, finite
+from hamcl.learning.learner import Method, Watch, finite
 from hamcl.store.digest import digests
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score

@@ -11,7 +11,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.whole import sync
+from hamcl.files import sync
 
 MANIFEST, OBJECTS, TEMPORARY = "manifest.json", "objects", "tmp"
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -5,10 +5,10 @@ import uuid
 from pathlib import Path
 
 from hamcl.errors import DataError, UsageError
-from hamcl.learner import HAM
+from hamcl.files import sync
+from hamcl.methods.ham import HAM
 from hamcl.store.manifest import BackboneOptions, BackboneRecord
 from hamcl.store.store import Store
-from hamcl.whole import sync
 
 
 def save(learner: HAM, path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from hamcl.errors import DataError, UsageError
-from hamcl.learner import HAM
-from hamcl.method import stripped
+from hamcl.learning.learner import stripped
+from hamcl.methods.ham import HAM
 from hamcl.store.manifest import CalibrationRecord, Decision, GroupRecord, State, TaskRecord
 from hamcl.store.objects import DTYPES, ObjectRecord
 

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.learner import HAM, HAMReport
-from hamcl.method import Watch
+from hamcl.files import sync
+from hamcl.learning.learner import Watch
+from hamcl.methods.ham import HAM, HAMReport
 from hamcl.nn.backbones import home, load_backbone
 from hamcl.store import evaluation, files, snapshot, unfinished
 from hamcl.store.diff import Difference, diff
@@ -42,8 +43,7 @@ from hamcl.store.verify import verify
 from hamcl.streams import load_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
-from hamcl.training import Progress
-from hamcl.whole import sync
+from hamcl.training.loop import Progress
 
 KEEP = 10**6
 """The most earlier states that a store is asked to keep."""

@@ -16,12 +16,12 @@ from pydantic.dataclasses import dataclass
 
 import hamcl
 from hamcl.errors import DataError
-from hamcl.learner import HAM
+from hamcl.machine import arithmetic
+from hamcl.methods.ham import HAM
 from hamcl.store import files
 from hamcl.store.lock import Held, now
 from hamcl.store.manifest import FORMAT, LIMIT, Single, dump, opened, sealed, valid
 from hamcl.store.objects import STRICT, Count, ObjectRecord, Sha256, load_object, save_object
-from hamcl.training import arithmetic
 
 UNFINISHED = "unfinished.json"
 LIBRARIES = ("torch", "torchvision", "timm", "transformers", "peft", "accelerate", "numpy", "pillow")
@@ -97,7 +97,7 @@ def became(learner: HAM) -> dict[str, str]:
 
 @dataclass(frozen=True, config=STRICT)
 class FitRecord:
-    """See `hamcl.training.Fit`."""
+    """See `hamcl.training.loop.Fit`."""
 
     losses: Annotated[list[float], FailFast()]
     seconds: float
@@ -106,7 +106,7 @@ class FitRecord:
 
 @dataclass(frozen=True, config=STRICT)
 class Counters:
-    """Where `hamcl.training.fit` was."""
+    """Where `hamcl.training.loop.fit` was."""
 
     step: Count
     total: float
@@ -115,7 +115,7 @@ class Counters:
 
 @dataclass(frozen=True, config=STRICT)
 class Meta:
-    """What is plain in a position, see `hamcl.checkpoint.capture`."""
+    """What is plain in a position, see `hamcl.training.position.capture`."""
 
     rates: Annotated[list[Single], FailFast()]
     random: dict[str, Any]

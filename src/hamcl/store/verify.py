@@ -1,7 +1,7 @@
 """Every check of a store there is."""
 
 from hamcl.errors import DataError
-from hamcl.learner import HAM
+from hamcl.methods.ham import HAM
 from hamcl.store import files, unfinished
 from hamcl.store.folder import Folder
 from hamcl.store.manifest import Manifest

@@ -1,0 +1,317 @@
+"""The record of one run: what was asked, what came out, and everything needed to ask again."""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import hamcl
+from hamcl import metrics
+from hamcl.errors import DataError
+from hamcl.metrics import Floats
+from hamcl.plain import plain, read_json, write_json
+from hamcl.streams.base import Stream
+
+FORMAT = 1
+RESULT = "result.json"
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "numpy",
+    "pillow",
+    "pyarrow",
+)
+"""Those whose version a result may depend on."""
+
+Status = Literal["partial", "interrupted", "failed", "complete"]
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """One task of the stream: its classes and the number of samples of each split."""
+
+    name: str
+    classes: list[str]
+    train: int
+    val: int
+    test: int
+
+
+@dataclass(frozen=True)
+class StreamRecord:
+    """A stream: what `load_stream` was given, and the tasks and classes in the order learned."""
+
+    name: str
+    options: dict[str, Any]
+    tasks: list[TaskRecord]
+
+    @classmethod
+    def of(cls, stream: Stream, options: dict[str, Any]) -> "StreamRecord":
+        tasks = [TaskRecord(t.name, list(t.classes), len(t.train), len(t.val), len(t.test)) for t in stream]
+        return cls(stream.name, plain(options), tasks)
+
+    @property
+    def class_order(self) -> list[str]:
+        """All class names in the order of first appearance."""
+        return list(dict.fromkeys(name for task in self.tasks for name in task.classes))
+
+
+@dataclass
+class StepRecord:
+    """One task learned.
+
+    Attributes:
+        seen_classes: number of classes after it.
+        training_seconds, evaluation_seconds: wall time, measured apart.
+        parameters: numbers "trainable" on a task and "stored" besides the backbone.
+        peak_memory: bytes of "host" memory (resident) and of the "device", the largest of the process so far; None
+            where it cannot be known.
+        report: what the method says it did.
+    """
+
+    task: str
+    seen_classes: int
+    training_seconds: float
+    evaluation_seconds: float
+    parameters: dict[str, int]
+    peak_memory: dict[str, int | None]
+    report: dict[str, Any]
+
+
+@dataclass
+class Result:
+    """One run of one method on one stream.
+
+    Attributes:
+        method: its name, "ham" or that of a baseline.
+        config: every option of the method.
+        backbone: "spec", "fingerprint" and how inputs are prepared.
+        accuracy: R[t][j], shape (T, T), see `hamcl.metrics`; NaN where not evaluated.
+        task_accuracy: the same when the task is told (logits restricted to the task's classes).
+        steps: one entry per task learned so far.
+        finish_seconds: training after the last task (joint training does all of it there).
+        error: why a failed run stopped.
+        notes: what was left out, renamed or guessed when the stream was read.
+    """
+
+    method: str
+    stream: StreamRecord
+    backbone: dict[str, Any]
+    config: dict[str, Any]
+    provenance: dict[str, Any]
+    command: list[str] = field(default_factory=list)
+    status: Status = "partial"
+    error: str | None = None
+    steps: list[StepRecord] = field(default_factory=list)
+    finish_seconds: float = 0.0
+    accuracy: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    task_accuracy: Floats = field(default_factory=lambda: np.empty((0, 0)))
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        tasks = len(self.stream.tasks)
+        if self.accuracy.shape != (tasks, tasks):
+            self.accuracy = np.full((tasks, tasks), np.nan)
+            self.task_accuracy = np.full((tasks, tasks), np.nan)
+
+    @property
+    def seed(self) -> int:
+        return int(self.config["seed"])
+
+    @property
+    def test_counts(self) -> list[int]:
+        return [task.test for task in self.stream.tasks]
+
+    @property
+    def curve(self) -> dict[str, list[float]]:
+        """Both averages after every task learned, as fractions; NaN where not evaluated."""
+        steps = range(len(self.steps))
+        return {
+            "average_accuracy": [metrics.average_accuracy(self.accuracy, t) for t in steps],
+            "sample_accuracy": [metrics.sample_accuracy(self.accuracy, self.test_counts, t) for t in steps],
+        }
+
+    @property
+    def scalars(self) -> dict[str, Any]:
+        """What is known after the last task learned: the metrics, and what the method says of the task."""
+        last = self.steps[-1]
+        times = {"training_seconds": last.training_seconds, "evaluation_seconds": last.evaluation_seconds}
+        return {**last.report, **self.metrics, **times, "seen_classes": last.seen_classes}
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures over the tasks learned so far (empty before the first), as defined in `hamcl.metrics`."""
+        learned = len(self.steps)
+        if not learned:
+            return {}
+        R, told = self.accuracy[:learned, :learned], self.task_accuracy[:learned, :learned]
+        n = self.test_counts[:learned]
+        return {
+            "average_accuracy": metrics.average_accuracy(R),
+            "sample_accuracy": metrics.sample_accuracy(R, n),
+            "average_incremental_accuracy": metrics.average_incremental_accuracy(R),
+            "average_incremental_sample_accuracy": metrics.average_incremental_accuracy(R, n),
+            "forgetting": metrics.forgetting(R),
+            "backward_transfer": metrics.backward_transfer(R),
+            "task_average_accuracy": metrics.average_accuracy(told),
+            "task_sample_accuracy": metrics.sample_accuracy(told, n),
+            "per_task": metrics.per_task(R),
+        }
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time of training and of evaluation over all steps."""
+        return {
+            "training": sum(step.training_seconds for step in self.steps) + self.finish_seconds,
+            "evaluation": sum(step.evaluation_seconds for step in self.steps),
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for a run to be continued."""
+        return {
+            "method": self.method,
+            "config": self.config,
+            "stream": self.stream,
+            "backbone": self.backbone,
+            "versions": {key: self.provenance[key] for key in ("hamcl", "python", "packages", "device")},
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of `result.json`, in JSON's own types."""
+        last = self.steps[-1] if self.steps else None
+        return plain(
+            {
+                "format": FORMAT,
+                "status": self.status,
+                "error": self.error,
+                "method": self.method,
+                "seed": self.seed,
+                "metrics": self.metrics,
+                "curve": self.curve,
+                "accuracy": self.accuracy,
+                "task_accuracy": self.task_accuracy,
+                "seconds": self.seconds,
+                "finish_seconds": self.finish_seconds,
+                "parameters": last.parameters if last else None,
+                "peak_memory": last.peak_memory if last else None,
+                "backbone": self.backbone,
+                "config": self.config,
+                "stream": self.stream,
+                "class_order": self.stream.class_order,
+                "notes": self.notes,
+                "steps": self.steps,
+                "provenance": self.provenance,
+                "command": self.command,
+            }
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Result":
+        """Undo `to_dict`; derived figures are computed anew.
+
+        Raises:
+            ValueError: the content is not that of a result of this version.
+        """
+        if values.get("format") != FORMAT:
+            raise ValueError(f"format {values.get('format')!r} is not {FORMAT}")
+        try:
+            stream = values["stream"]
+            return cls(
+                method=values["method"],
+                stream=StreamRecord(stream["name"], stream["options"], [TaskRecord(**t) for t in stream["tasks"]]),
+                backbone=values["backbone"],
+                config=values["config"],
+                provenance=values["provenance"],
+                command=values["command"],
+                status=values["status"],
+                error=values["error"],
+                steps=[StepRecord(**step) for step in values["steps"]],
+                finish_seconds=values["finish_seconds"],
+                accuracy=np.array(values["accuracy"], dtype=np.float64),
+                task_accuracy=np.array(values["task_accuracy"], dtype=np.float64),
+                notes=values.get("notes", []),  # records made before there were any have none
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"an entry is missing or unknown: {error}") from error
+
+    def write(self, out: Path) -> None:
+        """Write `out/result.json` atomically."""
+        write_json(out / RESULT, self.to_dict())
+
+    @classmethod
+    def read(cls, out: Path) -> "Result":
+        """Read the record of a run folder.
+
+        Raises:
+            DataError: there is none, or it cannot be used.
+        """
+        path = out / RESULT
+        try:
+            return cls.from_dict(read_json(path))
+        except ValueError as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{path} is not a record this version of hamcl can read: {error}") from error
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Where and with what a run is made."""
+    return {
+        "hamcl": hamcl.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+def peak_memory() -> dict[str, int | None]:
+    """Bytes of the largest resident set of this process, and of device memory allocated, so far."""
+    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    if sys.platform == "win32":  # no getrusage there
+        return {"host": None, "device": device}
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device": device}
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """One clause per place where two plain values differ, for example "config.lr was 0.1 and is now 0.2"."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            clause
+            for key in dict.fromkeys([*old, *new])
+            for clause in differences(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+        ]
+    if old == new:
+        return []
+    if isinstance(old, list) or isinstance(new, list):
+        return [f"{where} differ"]
+    return [f"{where} was {old!r} and is now {new!r}"]
+
+
+def _cpu() -> str:
+    """The processor's name; `platform` does not know it on Linux."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
