@@ -22,21 +22,24 @@ head and of the rows that the tasks trained, mean and standard deviation over th
 
 import argparse
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from measures import cka, factor
 from one_stream import write_record
 from sklearn.cluster import AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score, roc_auc_score
 from torch import Tensor
 
 from hamcl.config import HAMConfig
-from hamcl.ham import Adapter, Layers, similarity
+from hamcl.ham import Adapter, Assignment, Group, Groups, Layers, Merged, weight
 from hamcl.methods.ham import HAM
 from hamcl.rng import generator
 from hamcl.streams import Samples, Task
@@ -46,18 +49,71 @@ from hamcl.streams.source import Source
 MEASURES = ("weight", "factor", "cka")
 
 
-class Told(HAM):
-    """HAM whose groups hold the tasks of one label each.
+Measure = Callable[[Adapter, list[Group]], list[float]]
+"""How alike an adapter and each of the groups are, in [-1, 1]."""
+
+
+class By(Groups):
+    """Groups that are filled by a measure of one's own, without a threshold.
+
+    An adapter opens a group while there is room, unless it is as similar as can be (1) to one; else it joins the most
+    similar one.
 
     Attributes:
-        labels: task name -> label.
+        measure: of the adapter that comes next.
     """
 
-    labels: dict[str, int]
+    def __init__(self, most: int, measure: Measure | None = None) -> None:
+        super().__init__(most, math.inf)
+        self.measure = measure or weights
 
-    def _similarities(self, adapter: Adapter, samples: Samples) -> list[float]:
-        own = self.labels[adapter.task]
-        return [float(self.labels[group.tasks[0]] == own) for group in self.groups.groups]
+    def absorb(self, assignment: Assignment, adapter: Adapter, **options: Any) -> Merged:
+        """Merge the adapter where the measure says, of which the learner knows nothing."""
+        values = self.measure(adapter, self.groups)
+        best = max(range(len(values)), key=values.__getitem__, default=0)
+        opened = len(values) < self.max_groups and (not values or values[best] < 1)
+        own = Assignment(len(values) if opened else best, opened, values, [None] * len(values))
+        return super().absorb(own, adapter, **options)
+
+
+def weights(adapter: Adapter, groups: list[Group]) -> list[float]:
+    """What `ham` groups by."""
+    return [weight(adapter, group.layers) for group in groups]
+
+
+def told(labels: dict[str, int]) -> Measure:
+    """1 for the group that holds tasks of the same label, else 0."""
+    return lambda adapter, groups: [float(labels[group.tasks[0]] == labels[adapter.task]) for group in groups]
+
+
+def measures(learner: HAM, samples: Samples) -> dict[str, Measure]:
+    """The measures by name; `cka` compares what adapter and group change in the features of at most 256 samples."""
+
+    def kernels(adapter: Adapter, groups: list[Group]) -> list[float]:
+        learner.model.end_task()
+        own, *others = changes(learner, [adapter.layers, *(group.layers for group in groups)], spread(samples, 256))
+        return [cka(own, other) for other in others]
+
+    return {
+        "weight": weights,
+        "factor": lambda adapter, groups: [factor(adapter, group.layers) for group in groups],
+        "cka": kernels,
+    }
+
+
+def spread(samples: Samples, most: int) -> Samples:
+    """At most so many, evenly spread, because samples often come class by class."""
+    count = min(most, len(samples))
+    return samples.select([i * len(samples) // count for i in range(count)])
+
+
+def changes(learner: HAM, adapters: list[Layers], probe: Samples) -> list[Tensor]:
+    """What each adapter alone changes in the features of `probe`."""
+    found = []
+    for shown in ([], *([layers] for layers in adapters)):
+        learner.model.load_groups(shown, [1.0] * len(shown))
+        found.append(learner._extract(learner.model, probe))
+    return [features - found[0] for features in found[1:]]
 
 
 def tasks_of(source: Source, superclasses: int, classes_per_task: int, per_class: int, seed: int) -> list[Task]:
@@ -168,22 +224,16 @@ def learn(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, fl
         order = torch.randperm(len(tasks), generator=random).tolist()
         paired = torch.randperm(len(tasks), generator=random).tolist()
         labels = {
-            "oracle": {task.name: i // 2 for i, task in enumerate(tasks)},
-            "random": {tasks[i].name: position // 2 for position, i in enumerate(paired)},
+            "oracle": told({task.name: i // 2 for i, task in enumerate(tasks)}),
+            "random": told({tasks[i].name: position // 2 for position, i in enumerate(paired)}),
         }
         for kind in (*MEASURES, *labels, "one group"):
-            config: dict[str, object] = {"epochs": 3, **args.config, "seed": args.seed}
-            config |= {"max_groups": 1 if kind == "one group" else args.superclasses, "threshold": 100.0}
-            if kind in MEASURES:
-                config["similarity"] = kind
-            elif kind in labels:
-                config |= {"threshold_kind": "raw", "threshold": 0.5}
-            learner = (Told if kind in labels else HAM).from_backbone(
-                args.backbone, HAMConfig.from_dict(config), image_size=args.image_size
-            )
-            if isinstance(learner, Told):
-                learner.labels = labels[kind]
+            most = 1 if kind == "one group" else args.superclasses
+            config: dict[str, object] = {"epochs": 3, **args.config, "seed": args.seed, "max_groups": most}
+            learner = HAM.from_backbone(args.backbone, HAMConfig.from_dict(config), image_size=args.image_size)
+            learner.groups = groups = By(most)
             for i in order:
+                groups.measure = {**measures(learner, tasks[i].train), **labels}.get(kind, weights)
                 learner.learn(tasks[i])
             scores: dict[str, list[Tensor]] = {"head": [], "rows": []}
             for i in order:
@@ -216,26 +266,18 @@ def compare(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, 
         model.load_state_dict(bare)
 
     model.augmentation = tasks[0].augmentation
-    start, changes = time.perf_counter(), []
+    start, rows = time.perf_counter(), []
     for task in tasks:
-        count = min(args.probe, len(task.train))
-        probe = task.train.select([i * len(task.train) // count for i in range(count)])
-        model.model.load_groups([], [])
-        before = model._extract(model.model, probe)
-        row = []
-        for layers in adapters:
-            model.model.load_groups([layers], [1.0])
-            row.append(model._extract(model.model, probe) - before)
-        changes.append(row)
+        rows.append(changes(model, adapters, spread(task.train, args.probe)))
     reading = (time.perf_counter() - start) / len(tasks) ** 2
 
-    measures: dict[str, Callable[[int, int], float]] = {
-        "weight": lambda i, j: similarity.weight(adapters[i], adapters[j]),
-        "factor": lambda i, j: similarity.factor(adapters[i], adapters[j]),
-        "cka": lambda i, j: similarity.cka(changes[i][i], changes[i][j]),
+    pairs: dict[str, Callable[[int, int], float]] = {
+        "weight": lambda i, j: weight(adapters[i], adapters[j]),
+        "factor": lambda i, j: factor(adapters[i], adapters[j]),
+        "cka": lambda i, j: cka(rows[i][i], rows[i][j]),
     }
     table: dict[str, dict[str, float]] = {}
-    for name, measure in measures.items():
+    for name, measure in pairs.items():
         start = time.perf_counter()
         values = np.array([[measure(i, j) for j in range(len(tasks))] for i in range(len(tasks))])
         seconds = (time.perf_counter() - start) / len(tasks) ** 2

@@ -1,10 +1,11 @@
-import importlib.util
+"""Small low-rank updates, and the dense reference computations they are compared with."""
+
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from oracles import dense as reference
 
 from hamcl.ham import Factors
 
@@ -15,12 +16,7 @@ SHAPES = {"blocks.0.qkv": (9, 5), "blocks.0.fc": (4, 11), "head": (6, 6)}
 @pytest.fixture(scope="session")
 def dense() -> ModuleType:
     """The reference computations of tests/oracles/dense.py."""
-    path = Path(__file__).parents[1] / "oracles" / "dense.py"
-    spec = importlib.util.spec_from_file_location("oracles_dense", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return reference
 
 
 @pytest.fixture(scope="session")
