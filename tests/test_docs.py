@@ -1,13 +1,33 @@
-"""The generated pages are those the code would generate now."""
+"""The generated pages are those the code would generate now; links lead somewhere."""
 
+import re
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
+
+import pytest
 
 from hamcl.config import HAMConfig, reference
 from hamcl.methods.registry import METHODS, load_method
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGES = (*DOCS.parent.glob("*.md"), *DOCS.glob("*.md"))
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name in a page: its headings as GitHub writes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_inside_the_repository_lead_to_a_file_and_a_heading(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    for target in (target for target in targets if not target.startswith(("https://", "http://"))):
+        file, _, heading = target.partition("#")
+        found = page.parent / file if file else page
+        assert found.exists(), target
+        assert not heading or heading in anchors(found), target
 
 
 def test_the_configuration_reference_is_current():
