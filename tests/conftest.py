@@ -13,7 +13,7 @@ import torch
 
 from hamcl.reading._torchvision import ensure_torchvision
 
-pytest_plugins = ("support.models", "support.runs", "support.updates")
+pytest_plugins = ("support.models", "support.runs")
 
 torch.set_num_threads(1)
 # Also where the tests are only handed out: that process imports PEFT to read a warning of PEFT's own kind.
