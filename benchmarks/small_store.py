@@ -13,7 +13,7 @@ from hamcl.config import HAMConfig
 from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.store import Store
-from hamcl.store import store as rooms
+from hamcl.store import work as rooms
 from hamcl.streams.base import Samples, Task
 
 OPTIONS: dict[str, Any] = {

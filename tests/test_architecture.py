@@ -73,7 +73,7 @@ ROOMS = (
     ("reading",),
     ("streams",),
     ("ham",),
-    ("errors", "rng", "config", "machine", "memory", "files", "plain", "metrics", "turns", "network"),
+    ("errors", "rng", "config", "machine", "memory", "files", "plain", "tensors", "metrics", "turns", "network"),
 )
 """From top to bottom: a room imports from its own line and those below it."""
 

@@ -147,7 +147,7 @@ def test_resume_learns_only_what_is_missing(tmp_path, stream, method):
 
 def test_only_the_newest_state_is_kept(tmp_path, stream, method):
     run(stream, method(), tmp_path, options=OPTIONS)
-    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["0004.json", "0004.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["0004.safetensors"]
 
 
 def test_a_task_that_cannot_be_learned_leaves_the_tasks_before_it(tmp_path, stream, method, drawn):
@@ -211,7 +211,7 @@ def test_resume_in_an_empty_folder_starts(tmp_path, stream, method):
     assert run(stream, method(), tmp_path / "new", options=RESUME).status == "complete"
 
 
-@pytest.mark.parametrize("damaged", ["result.json", "state/0002.safetensors", "state/0002.json"])
+@pytest.mark.parametrize("damaged", ["result.json", "state/0002.safetensors"])
 def test_damaged_files_are_named(tmp_path, stream, method, damaged):
     with pytest.raises(KeyboardInterrupt):
         run(stream, method(fail_at=2), tmp_path, options=OPTIONS)

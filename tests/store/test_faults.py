@@ -12,8 +12,8 @@ import pytest
 
 from hamcl.errors import DataError, TrainingError
 from hamcl.store import Store, Unrecorded
+from hamcl.store.files import put
 from hamcl.store.folder import read_manifest
-from hamcl.store.objects import put
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hamcl.errors import DataError
-from hamcl.store import Store, store, unfinished
+from hamcl.store import Store, keeper, unfinished, work
 from hamcl.store.digest import digest
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples
@@ -62,13 +62,13 @@ def test_going_on_after_a_kill_gives_the_same_tensors(copied, week, forked, monk
                 monkeypatch.setattr("hamcl.methods.ham.HAM._end", die)
                 copied.learn(week(3))
             case "writing":
-                real, calls = store.save_object, []
+                real, calls = work.save_object, []
 
                 def save(*arguments):
                     calls.append(arguments)
                     return die() if len(calls) == 3 else real(*arguments)
 
-                monkeypatch.setattr(store, "save_object", save)
+                monkeypatch.setattr(work, "save_object", save)
                 copied.learn(week(3))
 
     assert forked(learn) == -signal.SIGKILL
@@ -178,7 +178,7 @@ def test_a_damaged_position_of_equal_size_is_written_again(stopped, week, tensor
 
 def test_what_the_options_came_to_is_part_of_the_identity(stopped, week, monkeypatch, tensors):
     with monkeypatch.context() as patch:
-        patch.setattr(unfinished, "arithmetic", lambda device, precision: "other")
+        patch.setattr(keeper, "arithmetic", lambda device, precision: "other")
         with pytest.raises(DataError, match=r"not the same: precision \(then (fp32|bf16), now other\); give the same"):
             stopped.learn(week(3))
     torch.set_num_threads(2)

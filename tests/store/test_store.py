@@ -245,7 +245,7 @@ def test_more_names_than_the_manifest_takes_are_refused_before_any_work(create, 
     store = create()
     before = store.manifest
     monkeypatch.setattr(HAM, "learn", None)
-    monkeypatch.setattr(Store, "model", None)
+    monkeypatch.setattr("hamcl.store.work.Work.model", None)
     classes = [f"{'x' * 990}{i:05d}" for i in range(8000)]
     task = Task("huge", classes, Samples([None] * 8000, range(8000)))
     with pytest.raises(DataError, match=r"some 17 MiB of names .* with these 8000 classes, but at most 16 are read"):

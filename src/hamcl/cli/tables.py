@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -15,13 +15,14 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from hamcl.cli.inputs import Answer
 from hamcl.cli.shell import as_json, count, printable, unicode
 from hamcl.errors import UsageError
-from hamcl.methods.ham import HAM
 from hamcl.plain import plain
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
 from hamcl.store.manifest import Reliability
+
+if TYPE_CHECKING:
+    from hamcl.cli.inputs import Answer
 
 Form = Literal["table", "csv", "jsonl"]
 SHOWN = 10
@@ -64,6 +65,8 @@ def facts(store: Store) -> dict[str, Any]:
 
 def status(store: Store) -> Tree:
     """The store as a tree: classes, tasks with their similarities, groups, sizes and the last evaluation."""
+    from hamcl.methods.ham import HAM
+
     manifest, state = store.manifest, store.manifest.state
     backbone, options = manifest.backbone, manifest.options
     tree = Tree(_text(f"{store.path}", "bold"))
@@ -200,7 +203,7 @@ def form_of(form: Form | None, out: Path | None) -> Form:
     return form or known[out.suffix.lower()]
 
 
-def write_answers(answers: Iterable[Answer], form: Literal["csv", "jsonl"], file: TextIO) -> None:
+def write_answers(answers: "Iterable[Answer]", form: Literal["csv", "jsonl"], file: TextIO) -> None:
     """Write predictions as they come: CSV with one line for each input and rank, or one JSON object for each input.
 
     On a terminal nothing in a name steers it; a spreadsheet takes no cell of the CSV for a formula.
@@ -232,7 +235,7 @@ def plain_cell(text: str) -> str:
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
-def show_answers(answers: Iterable[Answer], names: Sequence[str], classes: Sequence[str], console: Console) -> None:
+def show_answers(answers: "Iterable[Answer]", names: Sequence[str], classes: Sequence[str], console: Console) -> None:
     """Show predictions as they come, in columns.
 
     Args:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hamcl.errors import DataError, UsageError
@@ -18,6 +17,7 @@ from hamcl.ham.adapter import Factors
 from hamcl.heads import Linear
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.layers import HamLayer
+from hamcl.tensors import read_tensors
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
@@ -206,9 +206,8 @@ def _tensors(folder: Path, backbone: Backbone) -> tuple[dict[str, Tensor], Mappi
             f"{path} has {path.stat().st_size} bytes, more than twice the backbone; no LoRA of it has so many"
         )
     try:
-        with safe_open(path, "pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} is damaged: {error}") from error
 
 

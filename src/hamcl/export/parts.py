@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from hamcl.errors import UsageError
@@ -20,8 +19,12 @@ from hamcl.nn.backbones import Backbone
 from hamcl.nn.layers import HamLayer
 from hamcl.reading.prepare import PREPARATION, ImagePreprocess, TextPreprocess
 from hamcl.streams.base import Augmentation
+from hamcl.tensors import write_tensors
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
+
+PYTORCH = {"format": "pt"}
+"""What libraries look for in the header of a file of weights."""
 
 
 def export_peft(
@@ -83,11 +86,8 @@ def export_peft(
     )
     Path(path).mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(path))
-    _save(
-        Path(path) / "adapter_model.safetensors",
-        {f"base_model.model.{name}": tensor for name, tensor in tensors.items()},
-        metadata or {},
-    )
+    named = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    write_tensors(Path(path) / "adapter_model.safetensors", named, {**(metadata or {}), **PYTORCH})
 
 
 def save_merged(
@@ -142,7 +142,7 @@ def save_merged(
             _drop_arguments(out / "config.json")
         case _:
             out.mkdir(parents=True, exist_ok=True)
-            _save(out / "model.safetensors", module.state_dict(), {})
+            write_tensors(out / "model.safetensors", module.state_dict(), PYTORCH)
             config = {
                 "spec": backbone.spec,
                 "class": f"{type(module).__module__}.{type(module).__qualname__}",
@@ -198,7 +198,7 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
     floats = {name: tensor.float() for name, tensor in tensors.items()}
-    _save(out / "head.safetensors", floats, {"normalize": json.dumps(normalize)})
+    write_tensors(out / "head.safetensors", floats, {"normalize": json.dumps(normalize), **PYTORCH})
     export_classes(out, classes)
 
 
@@ -262,11 +262,6 @@ def _drop_arguments(path: Path) -> None:
     for name in ("num_classes", "in_chans"):
         config.get("model_args", {}).pop(name, None)
     _write(path, config)
-
-
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(plain, path, metadata={**metadata, "format": "pt"})
 
 
 def _write(path: Path, value: object) -> None:

@@ -1,9 +1,10 @@
 """A model's life on disk: transactions, a manifest with checksums, undo."""
 
 from hamcl.store.diff import Difference
+from hamcl.store.folder import Unrecorded
 from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
 from hamcl.store.sizes import Sizes
-from hamcl.store.store import Store, Unrecorded
+from hamcl.store.store import Store
 
 __all__ = [
     "Confusion",

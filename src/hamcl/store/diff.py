@@ -6,7 +6,7 @@ from typing import Literal
 
 from hamcl.store.folder import Folder
 from hamcl.store.manifest import Manifest
-from hamcl.store.objects import ObjectRecord, load_object
+from hamcl.store.records import ObjectRecord
 
 Section = Literal[
     "backbone", "config", "class", "task", "option", "group", "importance", "tensor", "grouping", "evaluation"
@@ -56,6 +56,8 @@ def _tensors(mine: Folder, theirs: Folder) -> Iterator[Difference]:
         one, other = a.get(part), b.get(part)
         if one and other and one.sha256 == other.sha256:
             continue
+        from hamcl.store.objects import load_object  # PyTorch, which most comparisons need not
+
         names = dict.fromkeys([*(one.tensors if one else ()), *(other.tensors if other else ())])
         # Read only where both have a tensor of this kind; a shape tells enough otherwise.
         comparable = any(_kind(one, n) == _kind(other, n) for n in names)

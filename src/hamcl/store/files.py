@@ -128,6 +128,12 @@ def write(root: Path, name: str, data: bytes) -> None:
         raise _sentence(error, root, done) from error
 
 
+def put(root: Path, name: str, data: bytes) -> None:
+    """Write a content-addressed file unless it is there already, with these very bytes: a leftover may be damaged."""
+    if not holds(root, name, len(data), hashlib.sha256(data).hexdigest()):
+        write(root, name, data)
+
+
 def remove(root: Path, path: Path) -> int:
     """Delete a file of the store and return the bytes it had.
 

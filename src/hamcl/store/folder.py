@@ -16,6 +16,7 @@ from hamcl.store.manifest import (
     FORMAT,
     LIMIT,
     Earlier,
+    Evaluation,
     Event,
     Manifest,
     State,
@@ -24,7 +25,6 @@ from hamcl.store.manifest import (
     parse_state,
     reason,
 )
-from hamcl.store.objects import put
 
 T = TypeVar("T")
 _OBJECT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
@@ -32,6 +32,18 @@ _OBJECT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")
 
 class Unstorable(DataError):
     """What a command learned cannot be put into a manifest; trying again would not help."""
+
+
+class Unrecorded(DataError):
+    """An evaluation was made, but could not be kept in the store.
+
+    Attributes:
+        evaluation: what was measured.
+    """
+
+    def __init__(self, sentence: str, evaluation: Evaluation) -> None:
+        super().__init__(sentence)
+        self.evaluation = evaluation
 
 
 def read_manifest(root: Path) -> Manifest:
@@ -158,14 +170,14 @@ class Folder:
             objects=tuple(sorted({record.sha256 for record in state.files.values()})),
         )
         self.held.check()
-        put(self.path, earlier.name, data)
+        files.put(self.path, earlier.name, data)
         return earlier
 
     def recall(self, earlier: Earlier) -> State:
-        """Read what `remember` wrote.
+        """Read what `remember` wrote; its files are not far larger than those of the present state, which fit.
 
         Raises:
-            DataError: it is missing or was changed.
+            DataError: it is missing or was changed, or its files are.
         """
         path = self.path / earlier.name
         data = files.read(self.path, earlier.name, limit=LIMIT, size=earlier.size, sha256=earlier.sha256)
@@ -173,6 +185,12 @@ class Folder:
         names = {record.sha256 for record in state.files.values()}
         if len(state.tasks) != earlier.tasks or names != set(earlier.objects):
             raise DataError(f"{path} is not what {MANIFEST} says; restore the store from a copy")
+        past, present = (sum(record.size for record in s.files.values()) for s in (state, self.manifest.state))
+        if past > 4 * present + 2**24:
+            raise DataError(
+                f"an earlier state in {self.path} has {past} bytes, the present one {present}; restore the store from "
+                "a copy"
+            )
         return state
 
     def clean(self) -> int:

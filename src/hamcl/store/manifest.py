@@ -16,7 +16,7 @@ from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.store import structure
 from hamcl.store.files import OBJECTS
-from hamcl.store.objects import STRICT, Count, Many, ObjectRecord, Sha256
+from hamcl.store.records import STRICT, Count, Many, ObjectRecord, Sha256
 
 FORMAT, OLDEST = 2, 1
 """What is written, and the oldest version that is read. Version 1 has no `options` of tasks, no `trained_on` and no

@@ -11,7 +11,8 @@ from hamcl.errors import DataError, UsageError
 from hamcl.learning.learner import stripped
 from hamcl.methods.ham import HAM
 from hamcl.store.manifest import CalibrationRecord, Decision, GroupRecord, State, TaskRecord
-from hamcl.store.objects import DTYPES, ObjectRecord
+from hamcl.store.objects import DTYPES
+from hamcl.store.records import ObjectRecord
 
 Save = Callable[[dict[str, Tensor]], ObjectRecord]
 Load = Callable[[ObjectRecord], dict[str, Tensor]]
@@ -70,19 +71,6 @@ def give(state: State, learner: HAM, load: Load, path: Path) -> None:
         learner.load_state_dict({**tensors, "meta": _meta(state)})
     except UsageError as error:
         raise DataError(f"the state in {path} does not fit its backbone and config: {error}") from error
-
-
-def comparable(earlier: State, present: State, path: Path) -> None:
-    """Make sure that an earlier state is not far larger than the present one, which fits the backbone.
-
-    Raises:
-        DataError: it is.
-    """
-    past, now = (sum(record.size for record in state.files.values()) for state in (earlier, present))
-    if past > 4 * now + 2**24:
-        raise DataError(
-            f"an earlier state in {path} has {past} bytes, the present one {now}; restore the store from a copy"
-        )
 
 
 def _check(state: State, learner: HAM) -> None:

@@ -1,64 +1,33 @@
 """Store: a model's life on disk."""
 
-import hashlib
-import math
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-from torch import Tensor
-
-from hamcl.config import PER_TASK, HAMConfig
-from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.config import HAMConfig
+from hamcl.errors import UsageError
 from hamcl.files import sync
-from hamcl.learning.learner import Watch
-from hamcl.methods.ham import HAM, HAMReport
-from hamcl.nn.backbones import home, load_backbone
-from hamcl.store import evaluation, files, snapshot, unfinished
+from hamcl.store import files
 from hamcl.store.diff import Difference, diff
-from hamcl.store.digest import digest, digests
 from hamcl.store.files import MANIFEST
-from hamcl.store.folder import Folder, Unstorable, read_manifest
+from hamcl.store.folder import Folder, read_manifest
 from hamcl.store.lock import LOCK, now
-from hamcl.store.manifest import (
-    FORMAT,
-    BackboneOptions,
-    BackboneRecord,
-    Evaluation,
-    Manifest,
-    TaskRecord,
-    check_room,
-    dump,
-    sentence,
-)
-from hamcl.store.objects import ObjectRecord, check_object, load_object, save_object
+from hamcl.store.manifest import FORMAT, BackboneRecord, Evaluation, Manifest
+from hamcl.store.records import check_object
 from hamcl.store.sizes import Sizes, sizes
-from hamcl.store.unfinished import Identity, Unfinished
-from hamcl.store.verify import verify
-from hamcl.streams import load_task
-from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
-from hamcl.training.loop import Progress
+
+if TYPE_CHECKING:
+    from hamcl.learning.learner import Watch
+    from hamcl.methods.ham import HAM, HAMReport
+    from hamcl.store.work import Work
+    from hamcl.streams.base import Task
+    from hamcl.training.loop import Progress
 
 KEEP = 10**6
 """The most earlier states that a store is asked to keep."""
-
-
-class Unrecorded(DataError):
-    """An evaluation was made, but could not be kept in the store.
-
-    Attributes:
-        evaluation: what was measured.
-    """
-
-    def __init__(self, sentence: str, evaluation: Evaluation) -> None:
-        super().__init__(sentence)
-        self.evaluation = evaluation
 
 
 class Store:
@@ -88,6 +57,13 @@ class Store:
     def refresh(self) -> Manifest:
         """Read the manifest again: another process may have changed the store."""
         return self._folder.refresh()
+
+    @property
+    def _work(self) -> "Work":
+        """What needs PyTorch and the libraries of models, which take seconds to load and many commands never use."""
+        from hamcl.store.work import Work
+
+        return Work(self._folder, self._spec, self._device)
 
     @classmethod
     def create(
@@ -121,16 +97,10 @@ class Store:
         if not 0 <= keep <= KEEP:
             raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
         _check_memory(config)
-        backbone = home(backbone)
-        try:
-            options = BackboneOptions(**backbone_options or {})
-        except ValidationError as error:
-            raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
-        spec = str(Path(backbone).resolve()) if (Path(backbone) / "config.json").is_file() else backbone
-        loaded = load_backbone(spec, **asdict(options))
-        layers = tuple(HAM(loaded, config).model.layers)  # which may also change the width
-        record = BackboneRecord(spec, options, loaded.fingerprint, loaded.modality, loaded.width, layers)
-        return cls.begin(root, record, config, keep=keep, text=f"began with backbone {spec}")
+        from hamcl.store.work import record_of
+
+        record = record_of(backbone, backbone_options or {}, config)
+        return cls.begin(root, record, config, keep=keep, text=f"began with backbone {record.spec}")
 
     @classmethod
     def begin(
@@ -168,7 +138,7 @@ class Store:
             raise UsageError(f"there is no store at {root} (it has no {MANIFEST}); make one with ham init")
         return cls(root, read_manifest(root), backbone, device)
 
-    def model(self, device: str | None = None) -> HAM:
+    def model(self, device: str | None = None) -> "HAM":
         """The present model, ready to predict, evaluate and export; a copy that does not change with the store.
 
         Args:
@@ -177,18 +147,18 @@ class Store:
         Raises:
             DataError: the backbone is missing or another one, or a file is missing or was changed.
         """
-        return self._folder.read(lambda manifest: self._load(manifest, device))
+        return self._work.model(device)
 
     def learn(
         self,
-        task: Task | str | Path,
+        task: "Task | str | Path",
         *,
         options: Mapping[str, Any] | None = None,
         restart: bool = False,
-        progress: Progress | None = None,
-        watch: Watch | None = None,
+        progress: "Progress | None" = None,
+        watch: "Watch | None" = None,
         checkpoint_minutes: float = 10.0,
-    ) -> HAMReport:
+    ) -> "HAMReport":
         """Learn one task, all or nothing.
 
         The position is kept after every epoch and every `checkpoint_minutes`. After the process has died, the same
@@ -207,65 +177,16 @@ class Store:
                 versions, somebody else is writing, or the disk is full.
             TrainingError: the loss is not finite.
         """
-        if not 0 <= checkpoint_minutes < math.inf:
-            raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
-        task = _read(task, _for_task(self.manifest.options, options or {}))
-        with self._folder.writing("learn"):
-            state = self.manifest.state
-            if task.name in [canonical(known.name) for known in state.tasks]:
-                raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
-            check_room(self.manifest, task.classes, self.path)
-            learner = self.model()
-            learner.config = _for_task(learner.config, options or {})
-            learner.watch = watch
-            # Where it runs is told by what the options became, however it was asked for.
-            asked = replace(learner.config, device=self.manifest.options.device)
-            data = digest(task, partial(watch, "reading") if watch else None)
-            became = unfinished.became(learner)
-            again = next((known.name for known in state.tasks if known.data == data), None)
-            if again is not None:
-                said = (
-                    f"task {task.name!r} holds the very data of task {again!r}, which now count twice; undo goes back"
-                )
-                task = replace(task, notes=(*task.notes, said))
-            identity = Identity(
-                task.name,
-                data,
-                state.key,
-                hashlib.sha256(dump(asked.to_dict())).hexdigest(),
-                learner.device.type,
-                unfinished.versions(*unfinished.LIBRARIES),
-                became,
-            )
-            limit = _position_limit(learner, task)
-            position = Unfinished(self._folder.held, identity, checkpoint_minutes, limit=limit, restart=restart)
-            learner.checkpoint = position
-            try:
-                report = learner.learn(task, progress)
-                assert isinstance(report, HAMReport)
-                samples = len(task.train) - len(report.skipped)
-                given = dict(options or {})
-                text = (
-                    f"learned task {task.name!r}: {len(task.classes)} classes from {samples} samples, "
-                    f"{'opened' if report.opened else 'joined'} group {report.group}"
-                )
-                if given:
-                    text += f", with {', '.join(f'{name}={value!r}' for name, value in given.items())}"
-                if again is not None:
-                    text += f", from the data of task {again!r}"
-                if position.found:
-                    text += f", went on from {position.found.saved}"
-                record = TaskRecord(task.name, (), samples, data, now(), {**given, "precision": became["precision"]})
-                self._commit(learner, "learn", text, {task.name: record})
-            except (TrainingError, Unstorable):
-                # It would end in the same way again, and be in the way of every other task.
-                with suppress(DataError):
-                    position.drop()
-                raise
-        return report
+        return self._work.learn(
+            task,
+            options=options,
+            restart=restart,
+            progress=progress,
+            watch=watch,
+            checkpoint_minutes=checkpoint_minutes,
+        )
 
-    @contextmanager
-    def transaction(self, command: str, text: str) -> Iterator[HAM]:
+    def transaction(self, command: str, text: str) -> "AbstractContextManager[HAM]":
         """Change the model by other means than `learn`: give it out to be taught more tasks, then keep it.
 
         Nothing is kept if the block raises. An unfinished `learn` is dropped, because its model is no more.
@@ -281,24 +202,16 @@ class Store:
             DataError: the block added a task of a known name, somebody else is writing, or the disk is full.
             UsageError: the block added no task.
         """
-        with self._folder.writing(command):
-            learner = self.model()
-            yield learner
-            for name in learner.task_names:
-                if learner.task_names.count(name) > 1:
-                    raise DataError(f"{self.path} has learned task {name!r} already; undo it first, or rename it")
-            if len(learner.tasks) <= len(self.manifest.state.tasks):
-                raise UsageError(f"{command} added no task to {self.path}, so there is nothing to keep")
-            self._commit(learner, command, text, {})
+        return self._work.transaction(command, text)
 
     def evaluate(
         self,
-        tasks: Sequence[Task | str | Path] | Task | str | Path,
+        tasks: "Sequence[Task | str | Path] | Task | str | Path",
         *,
         options: Mapping[str, Any] | None = None,
         record: bool = True,
         on_skip: Callable[[str], None] = lambda sentence: None,
-        watch: Watch | None = None,
+        watch: "Watch | None" = None,
     ) -> Evaluation:
         """Classify the test splits of `tasks` among all classes.
 
@@ -314,62 +227,21 @@ class Store:
             Unrecorded: the result, which the error carries, could not be kept: the folder cannot be written to,
                 somebody else is writing, or another command changed the model in the meantime.
         """
-        several = [tasks] if isinstance(tasks, Task | str | Path) else tasks
-        asked = _for_task(self.manifest.options, options or {})
-        given = [_read(task, asked) for task in several]
-        learner = self.model()
-        learner.config = _for_task(learner.config, options or {})
-        key = self.manifest.state.key
-        evaluation.refuse_twice(given)
-        result = evaluation.evaluate(learner, given, on_skip, watch)
-        own = dict.fromkeys(name for task in given for name in self.trained_on(task))
-        result = replace(result, trained_on=tuple(own))
-        if record:
-            try:
-                self._record(result, key)
-            except DataError as error:
-                raise Unrecorded(f"not recorded: {error}", result) from error
-        return result
+        return self._work.evaluate(tasks, options=options, record=record, on_skip=on_skip, watch=watch)
 
     def between_precisions(
-        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None
+        self, tasks: "Sequence[Task]", *, options: Mapping[str, Any] | None = None
     ) -> tuple[int, int]:
         """How many test samples of `tasks` there are, and how many have another answer in bfloat16 than in float32, in
         which exports compute; `options` as in `evaluate`.
         """
-        learner = self.model()
-        learner.config = _for_task(learner.config, options or {})
-        return evaluation.between_precisions(learner, tasks)
+        return self._work.between_precisions(tasks, options=options)
 
-    def trained_on(self, task: Task) -> list[str]:
+    def trained_on(self, task: "Task") -> list[str]:
         """The names of the learned tasks whose training samples are the very test samples of `task`, or its training
         samples where it has no others: accuracy on them says little.
         """
-        state, samples = self.manifest.state, task.test if len(task.test) else task.train
-        found = []
-        for known in state.tasks:
-            names = [state.classes[c] for c in known.columns]
-            few = known.samples is None or known.samples > len(samples)
-            if known.data is None or few or {*names} != {*task.classes}:
-                continue
-            place = [names.index(name) for name in task.classes]
-            same = Samples(samples.inputs, [place[y] for y in samples.labels])
-            if known.data in digests(names, same, task.modality):
-                found.append(known.name)
-        return found
-
-    def _record(self, result: Evaluation, key: str) -> None:
-        """Keep an evaluation of the state that has this key."""
-        with self._folder.writing("eval"):
-            manifest, state = self.manifest, self.manifest.state
-            if state.key != key:
-                raise DataError(f"{self.path} was changed during the evaluation; evaluate again")
-            count = len(state.tasks)
-            kept = tuple(e for e in state.evaluations if e.learned == count and e.tasks.keys() != result.tasks.keys())
-            manifest = replace(manifest, state=replace(state, evaluations=(*kept, result)))
-            overall = result.overall
-            text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
-            self._folder.write(manifest, "eval", text)
+        return self._work.trained_on(task)
 
     def undo(self, to: str | None = None) -> list[str]:
         """Go back to an earlier state, exactly.
@@ -394,7 +266,6 @@ class Store:
             index = wanted[-1]
             chosen = manifest.earlier[index]
             state = self._folder.recall(chosen)
-            snapshot.comparable(state, manifest.state, self.path)
             for record in state.files.values():
                 check_object(self.path, record)
             gone = [task.name for task in manifest.state.tasks[chosen.tasks :]]
@@ -429,7 +300,7 @@ class Store:
         Raises:
             DataError: names what is wrong.
         """
-        return self._folder.read(lambda manifest: verify(self._folder, manifest, self._load(manifest, None)))
+        return self._work.verify()
 
     def diff(self, other: "Store") -> list[Difference]:
         """In what this store and another differ; tensors are read and compared where their files are not the same.
@@ -443,52 +314,10 @@ class Store:
         """Bytes by what they are for."""
         return sizes(self.path, self.manifest)
 
-    def keep(self, learner: HAM, command: str, text: str) -> None:
+    def keep(self, learner: "HAM", command: str, text: str) -> None:
         """Take over what a learner of this store's backbone and config has learned since the present state."""
         with self._folder.writing(command):
-            self._commit(learner, command, text, {})
-
-    def _load(self, manifest: Manifest, device: str | None) -> HAM:
-        """Put the model of a manifest together."""
-        record, options = manifest.backbone, manifest.options
-        spec = self._spec or record.spec
-        try:
-            backbone = load_backbone(spec, **asdict(record.options), expected=record.fingerprint)
-            layers = {name for name, _ in backbone.module.named_modules()}
-            if len(set(record.layers)) != len(record.layers) or not layers.issuperset(record.layers):
-                raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
-            # Names and not the config's pattern: a stranger's pattern may take for ever to match.
-            names = "|".join(re.escape(layer) for layer in record.layers)
-            device = device or self._device
-            options = replace(options, device=device) if device else options
-            learner = HAM(backbone, replace(options, targets=names))
-            learner.config = options
-            if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
-                raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
-        except (UsageError, OSError) as error:
-            # A stranger's manifest may hold long names, too long for the file system even.
-            why = str(error) if len(str(error)) <= 400 else f"{str(error)[:400]} ..."
-            raise DataError(f"{self.path} cannot be used with its backbone: {why}") from error
-        snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r, finite=True), self.path)
-        return learner
-
-    def _commit(self, learner: HAM, command: str, text: str, facts: dict[str, TaskRecord]) -> None:
-        """Keep what a learner has learned, with the present state as an earlier one."""
-        manifest, before = self.manifest, self.manifest.state
-        unknown = TaskRecord("", (), None, None, now())
-        for name in learner.task_names[len(before.tasks) :]:
-            facts = {name: replace(unknown, name=name), **facts}
-
-        def save(tensors: dict[str, Tensor]) -> ObjectRecord:
-            self._folder.held.check()  # before each: another folder may come into the place at any moment
-            return save_object(self.path, tensors)
-
-        state = snapshot.take(learner, before, facts, save)
-        earlier = self._folder.remember(before)
-        kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
-        state = replace(state, evaluations=before.evaluations[-1:])
-        self._folder.write(replace(manifest, state=state, earlier=kept), command, text)
-        self._folder.tidy()
+            self._work.commit(learner, command, text, {})
 
 
 def _same(task: str | None, asked: str) -> bool:
@@ -499,26 +328,3 @@ def _same(task: str | None, asked: str) -> bool:
 def _check_memory(config: HAMConfig) -> None:
     if config.memory_per_class:
         raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")
-
-
-def _read(task: Task | str | Path, config: HAMConfig) -> Task:
-    """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
-    if not isinstance(task, Task | str | Path):
-        raise UsageError(f"a task is a Task or the path of its data, got {task!r:.80}")
-    return task if isinstance(task, Task) else load_task(task, on_bad_sample=config.on_bad_sample)
-
-
-def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
-    for name in options:
-        if name not in PER_TASK:
-            raise UsageError(
-                f"option {name!r} belongs to the whole model and is chosen when the store is made; for one task "
-                f"choose from {', '.join(PER_TASK)}"
-            )
-    return replace(config, **options)
-
-
-def _position_limit(learner: HAM, task: Task) -> int:
-    """The most bytes of the tensors of a position: numbers in training with two moments, and random states."""
-    trained = learner.model.trainable_count() + (learner.backbone.width + 1) * len(task.classes)
-    return 16 * trained + 2**20

@@ -7,10 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import torch
-
 from hamcl.errors import DataError, UsageError
-from hamcl.rng import generator
 from hamcl.streams.names import canonical
 from hamcl.streams.source import Source, did_you_mean
 
@@ -133,4 +130,8 @@ def check_count(name: str, count: int) -> None:
 
 def shuffled(items: Sequence[T], seed: int, *purpose: int | str) -> list[T]:
     """Return `items` permuted by the generator of this seed and purpose."""
+    import torch  # which takes seconds, and most uses of this room need not
+
+    from hamcl.rng import generator
+
     return [items[i] for i in torch.randperm(len(items), generator=generator(seed, *purpose)).tolist()]

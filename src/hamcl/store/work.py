@@ -1,0 +1,289 @@
+"""What commands do with the model of a store: put it together, teach it, measure it, keep it.
+
+The part of a store that needs PyTorch and the libraries of models.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from hamcl.config import PER_TASK, HAMConfig
+from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.learning.learner import Watch
+from hamcl.methods.ham import HAM, HAMReport
+from hamcl.nn.backbones import home, load_backbone
+from hamcl.store import evaluation, snapshot, unfinished
+from hamcl.store.digest import digest, digests
+from hamcl.store.files import MANIFEST
+from hamcl.store.folder import Folder, Unrecorded, Unstorable
+from hamcl.store.keeper import Unfinished, became
+from hamcl.store.lock import now
+from hamcl.store.manifest import (
+    BackboneOptions,
+    BackboneRecord,
+    Evaluation,
+    Manifest,
+    TaskRecord,
+    check_room,
+    dump,
+    sentence,
+)
+from hamcl.store.objects import load_object, save_object
+from hamcl.store.records import ObjectRecord
+from hamcl.store.unfinished import Identity
+from hamcl.store.verify import verify
+from hamcl.streams import load_task
+from hamcl.streams.base import Samples, Task
+from hamcl.streams.names import canonical
+from hamcl.training.loop import Progress
+
+
+def record_of(spec: str, options: Mapping[str, Any], config: HAMConfig) -> BackboneRecord:
+    """Load a backbone and tell what a store keeps of it: a local folder as an absolute path, and the adapted layers.
+
+    Raises:
+        UsageError: an option or the backbone cannot be used.
+    """
+    spec = home(spec)
+    try:
+        known = BackboneOptions(**options)
+    except ValidationError as error:
+        raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
+    spec = str(Path(spec).resolve()) if (Path(spec) / "config.json").is_file() else spec
+    loaded = load_backbone(spec, **asdict(known))
+    layers = tuple(HAM(loaded, config).model.layers)  # which may also change the width
+    return BackboneRecord(spec, known, loaded.fingerprint, loaded.modality, loaded.width, layers)
+
+
+class Work:
+    """A store at work; what the methods do is told by those of `Store` with the same names.
+
+    Args:
+        spec, device: as in `Store.open`.
+    """
+
+    def __init__(self, folder: Folder, spec: str | None, device: str | None) -> None:
+        self.folder, self.path, self.spec, self.device = folder, folder.path, spec, device
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.folder.manifest
+
+    def model(self, device: str | None = None) -> HAM:
+        return self.folder.read(lambda manifest: self.assembled(manifest, device))
+
+    def learn(
+        self,
+        task: Task | str | Path,
+        *,
+        options: Mapping[str, Any] | None = None,
+        restart: bool = False,
+        progress: Progress | None = None,
+        watch: Watch | None = None,
+        checkpoint_minutes: float = 10.0,
+    ) -> HAMReport:
+        if not 0 <= checkpoint_minutes < math.inf:
+            raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
+        task = _read(task, _for_task(self.manifest.options, options or {}))
+        with self.folder.writing("learn"):
+            state = self.manifest.state
+            if task.name in [canonical(known.name) for known in state.tasks]:
+                raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
+            check_room(self.manifest, task.classes, self.path)
+            learner = self.model()
+            learner.config = _for_task(learner.config, options or {})
+            learner.watch = watch
+            # Where it runs is told by what the options became, however it was asked for.
+            asked = replace(learner.config, device=self.manifest.options.device)
+            data = digest(task, partial(watch, "reading") if watch else None)
+            machine = became(learner)
+            again = next((known.name for known in state.tasks if known.data == data), None)
+            if again is not None:
+                said = (
+                    f"task {task.name!r} holds the very data of task {again!r}, which now count twice; undo goes back"
+                )
+                task = replace(task, notes=(*task.notes, said))
+            identity = Identity(
+                task.name,
+                data,
+                state.key,
+                hashlib.sha256(dump(asked.to_dict())).hexdigest(),
+                learner.device.type,
+                unfinished.versions(*unfinished.LIBRARIES),
+                machine,
+            )
+            limit = _position_limit(learner, task)
+            position = Unfinished(self.folder.held, identity, checkpoint_minutes, limit=limit, restart=restart)
+            learner.checkpoint = position
+            try:
+                report = learner.learn(task, progress)
+                assert isinstance(report, HAMReport)
+                samples = len(task.train) - len(report.skipped)
+                given = dict(options or {})
+                text = (
+                    f"learned task {task.name!r}: {len(task.classes)} classes from {samples} samples, "
+                    f"{'opened' if report.opened else 'joined'} group {report.group}"
+                )
+                if given:
+                    text += f", with {', '.join(f'{name}={value!r}' for name, value in given.items())}"
+                if again is not None:
+                    text += f", from the data of task {again!r}"
+                if position.found:
+                    text += f", went on from {position.found.saved}"
+                record = TaskRecord(task.name, (), samples, data, now(), {**given, "precision": machine["precision"]})
+                self.commit(learner, "learn", text, {task.name: record})
+            except (TrainingError, Unstorable):
+                # It would end in the same way again, and be in the way of every other task.
+                with suppress(DataError):
+                    position.drop()
+                raise
+        return report
+
+    @contextmanager
+    def transaction(self, command: str, text: str) -> Iterator[HAM]:
+        with self.folder.writing(command):
+            learner = self.model()
+            yield learner
+            for name in learner.task_names:
+                if learner.task_names.count(name) > 1:
+                    raise DataError(f"{self.path} has learned task {name!r} already; undo it first, or rename it")
+            if len(learner.tasks) <= len(self.manifest.state.tasks):
+                raise UsageError(f"{command} added no task to {self.path}, so there is nothing to keep")
+            self.commit(learner, command, text, {})
+
+    def evaluate(
+        self,
+        tasks: Sequence[Task | str | Path] | Task | str | Path,
+        *,
+        options: Mapping[str, Any] | None = None,
+        record: bool = True,
+        on_skip: Callable[[str], None] = lambda sentence: None,
+        watch: Watch | None = None,
+    ) -> Evaluation:
+        several = [tasks] if isinstance(tasks, Task | str | Path) else tasks
+        asked = _for_task(self.manifest.options, options or {})
+        given = [_read(task, asked) for task in several]
+        learner = self.model()
+        learner.config = _for_task(learner.config, options or {})
+        key = self.manifest.state.key
+        evaluation.refuse_twice(given)
+        result = evaluation.evaluate(learner, given, on_skip, watch)
+        own = dict.fromkeys(name for task in given for name in self.trained_on(task))
+        result = replace(result, trained_on=tuple(own))
+        if record:
+            try:
+                self._record(result, key)
+            except DataError as error:
+                raise Unrecorded(f"not recorded: {error}", result) from error
+        return result
+
+    def between_precisions(
+        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None
+    ) -> tuple[int, int]:
+        learner = self.model()
+        learner.config = _for_task(learner.config, options or {})
+        return evaluation.between_precisions(learner, tasks)
+
+    def trained_on(self, task: Task) -> list[str]:
+        state, samples = self.manifest.state, task.test if len(task.test) else task.train
+        found = []
+        for known in state.tasks:
+            names = [state.classes[c] for c in known.columns]
+            few = known.samples is None or known.samples > len(samples)
+            if known.data is None or few or {*names} != {*task.classes}:
+                continue
+            place = [names.index(name) for name in task.classes]
+            same = Samples(samples.inputs, [place[y] for y in samples.labels])
+            if known.data in digests(names, same, task.modality):
+                found.append(known.name)
+        return found
+
+    def _record(self, result: Evaluation, key: str) -> None:
+        """Keep an evaluation of the state that has this key."""
+        with self.folder.writing("eval"):
+            manifest, state = self.manifest, self.manifest.state
+            if state.key != key:
+                raise DataError(f"{self.path} was changed during the evaluation; evaluate again")
+            count = len(state.tasks)
+            kept = tuple(e for e in state.evaluations if e.learned == count and e.tasks.keys() != result.tasks.keys())
+            manifest = replace(manifest, state=replace(state, evaluations=(*kept, result)))
+            overall = result.overall
+            text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
+            self.folder.write(manifest, "eval", text)
+
+    def assembled(self, manifest: Manifest, device: str | None) -> HAM:
+        """Put the model of a manifest together."""
+        record, options = manifest.backbone, manifest.options
+        spec = self.spec or record.spec
+        try:
+            backbone = load_backbone(spec, **asdict(record.options), expected=record.fingerprint)
+            layers = {name for name, _ in backbone.module.named_modules()}
+            if len(set(record.layers)) != len(record.layers) or not layers.issuperset(record.layers):
+                raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
+            # Names and not the config's pattern: a stranger's pattern may take for ever to match.
+            names = "|".join(re.escape(layer) for layer in record.layers)
+            device = device or self.device
+            options = replace(options, device=device) if device else options
+            learner = HAM(backbone, replace(options, targets=names))
+            learner.config = options
+            if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
+                raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
+        except (UsageError, OSError) as error:
+            # A stranger's manifest may hold long names, too long for the file system even.
+            why = str(error) if len(str(error)) <= 400 else f"{str(error)[:400]} ..."
+            raise DataError(f"{self.path} cannot be used with its backbone: {why}") from error
+        snapshot.give(manifest.state, learner, lambda r: load_object(self.path, r, finite=True), self.path)
+        return learner
+
+    def verify(self) -> list[str]:
+        return self.folder.read(lambda manifest: verify(self.folder, manifest, self.assembled(manifest, None)))
+
+    def commit(self, learner: HAM, command: str, text: str, facts: dict[str, TaskRecord]) -> None:
+        """Keep what a learner has learned, with the present state as an earlier one."""
+        manifest, before = self.manifest, self.manifest.state
+        unknown = TaskRecord("", (), None, None, now())
+        for name in learner.task_names[len(before.tasks) :]:
+            facts = {name: replace(unknown, name=name), **facts}
+
+        def save(tensors: dict[str, Tensor]) -> ObjectRecord:
+            self.folder.held.check()  # before each: another folder may come into the place at any moment
+            return save_object(self.path, tensors)
+
+        state = snapshot.take(learner, before, facts, save)
+        earlier = self.folder.remember(before)
+        kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
+        state = replace(state, evaluations=before.evaluations[-1:])
+        self.folder.write(replace(manifest, state=state, earlier=kept), command, text)
+        self.folder.tidy()
+
+
+def _read(task: Task | str | Path, config: HAMConfig) -> Task:
+    """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
+    if not isinstance(task, Task | str | Path):
+        raise UsageError(f"a task is a Task or the path of its data, got {task!r:.80}")
+    return task if isinstance(task, Task) else load_task(task, on_bad_sample=config.on_bad_sample)
+
+
+def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
+    for name in options:
+        if name not in PER_TASK:
+            raise UsageError(
+                f"option {name!r} belongs to the whole model and is chosen when the store is made; for one task "
+                f"choose from {', '.join(PER_TASK)}"
+            )
+    return replace(config, **options)
+
+
+def _position_limit(learner: HAM, task: Task) -> int:
+    """The most bytes of the tensors of a position: numbers in training with two moments, and random states."""
+    trained = learner.model.trainable_count() + (learner.backbone.width + 1) * len(task.classes)
+    return 16 * trained + 2**20
