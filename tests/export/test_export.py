@@ -13,7 +13,6 @@ from torch import nn
 
 from hamcl.errors import DataError, UsageError
 from hamcl.export import Card
-from hamcl.export.folder import export_folder
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.nn.loaders.transformers import _prepared
 from hamcl.reading.prepare import ImagePreprocess
@@ -26,40 +25,37 @@ def model(work, toy):
     return work.learned(toy.vit(), tasks, head="lda")
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_an_export_is_there_whole_or_not_at_all_and_replaces_nothing_unasked(model, tmp_path, monkeypatch):
     out = tmp_path / "a" / "out"
-    with pytest.raises(RuntimeError), export_folder(out, overwrite=False) as folder:
-        (folder / "half").write_text("x")
-        raise RuntimeError
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("hamcl.export.write_card", dies)
+        model.export(out, "adapters")
     assert list(out.parent.iterdir()) == []
     out.mkdir()
-    with export_folder(out, overwrite=False) as folder:  # an empty one is as good as none
-        (folder / "classes.json").write_text("1")
-        assert list(out.iterdir()) == []
-    with (
-        pytest.raises(UsageError, match=r"out is not empty; choose a new folder"),
-        export_folder(out, overwrite=False),
-    ):
-        pass
-    with pytest.raises(RuntimeError), export_folder(out, overwrite=True):
-        raise RuntimeError
-    assert (out / "classes.json").read_text() == "1"
-    with export_folder(out, overwrite=True) as folder:
-        (folder / "classes.json").write_text("2")
-    assert [path.name for path in out.parent.iterdir()] == ["out"] and (out / "classes.json").read_text() == "2"
+    model.export(out, "adapters")  # an empty one is as good as none
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"out is not empty; choose a new folder"):
+        model.export(out, "adapters")
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr("hamcl.export.write_card", dies)
+        model.export(out, "adapters", overwrite=True)
+    assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    (out / "mine.txt").write_text("x")
+    model.export(out, "adapters", overwrite=True)
+    assert {path.name for path in out.parent.iterdir()} == {"out"} and not (out / "mine.txt").exists()
 
 
-def test_only_exports_are_replaced(tmp_path):
+def dies(*_):
+    raise RuntimeError
+
+
+def test_only_exports_are_replaced(model, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("x")
-    message = "holds no earlier export, so it is not replaced"
-    with pytest.raises(UsageError, match=message), export_folder(tmp_path / "home", overwrite=True):
-        pass
-    with (
-        pytest.raises(UsageError, match="is not a folder"),
-        export_folder(tmp_path / "home" / "thesis.tex", overwrite=True),
-    ):
-        pass
+    with pytest.raises(UsageError, match="holds no earlier export, so it is not replaced"):
+        model.export(tmp_path / "home", "peft", overwrite=True)
+    with pytest.raises(UsageError, match="is not a folder"):
+        model.export(tmp_path / "home" / "thesis.tex", "peft", overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "x"
 
 

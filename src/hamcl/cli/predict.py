@@ -139,9 +139,6 @@ def _write(found: Iterator["Answer"], form: Literal["csv", "jsonl"], out: Path) 
 
     style: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
     try:
-        if out.exists() and not out.is_file():
-            with out.open("w", **style) as file:
-                return write_answers(keeping(), form, file)
         with new_file(out) as temporary, temporary.open("w", **style) as file:
             write_answers(keeping(), form, file)
     except (OSError, DataError) as error:

@@ -159,6 +159,7 @@ def report(
 ) -> None:
     """Compare finished runs: mean and standard deviation over seeds."""
     with sentences():
+        from hamcl.files import new_file
         from hamcl.report.compare import LEGEND, compare, find_runs, report_markdown, report_plot
 
         settings = compare(find_runs(runs))
@@ -166,7 +167,8 @@ def report(
             shown.print(setting.table())
         shown.print(LEGEND, style="dim", highlight=False)
         if markdown:
-            markdown.write_text(report_markdown(settings), encoding="utf-8")
+            with new_file(markdown) as fresh:
+                fresh.write_text(report_markdown(settings), encoding="utf-8")
         if plot:
             report_plot(plot, settings)
 

@@ -7,12 +7,12 @@ from typing import get_args
 
 from hamcl.errors import UsageError
 from hamcl.export.card import write_card
-from hamcl.export.folder import check_place, export_folder
 from hamcl.export.learned import Card, Kind, Learned
-from hamcl.export.parts import export_classes, export_head, export_peft, save_inputs, save_merged
+from hamcl.export.parts import CLASSES, export_classes, export_head, export_peft, save_inputs, save_merged
 from hamcl.export.remote import write_remote
 from hamcl.export.stock import Stock, library, stock_classifier
 from hamcl.export.usage import Form, manner
+from hamcl.files import check_folder, new_folder
 from hamcl.ham import final
 
 
@@ -48,7 +48,7 @@ def export(
         raise UsageError(
             f"backbone {learned.merged.spec!r} is neither a timm nor a transformers model; export it as onnx"
         )
-    with export_folder(Path(path).expanduser(), overwrite=overwrite) as folder:
+    with new_folder(Path(path).expanduser()) as folder:
         export_classes(folder, learned.classes)
         stock = WRITERS[kind](learned, folder)
         form = Form(kind, stock)
@@ -60,7 +60,8 @@ def check(path: str | Path, kind: Kind, *, overwrite: bool = False) -> None:
     """Refuse what would stop an export at its end, before any work is done.
 
     Raises:
-        UsageError: there is no such kind, a package is missing, or the place cannot take an export.
+        UsageError: there is no such kind, a package is missing, or `path` is no place for a folder, or holds something
+            and is not to be replaced or is no export.
         DataError: nothing can be written there.
     """
     if kind not in get_args(Kind):
@@ -68,7 +69,15 @@ def check(path: str | Path, kind: Kind, *, overwrite: bool = False) -> None:
     missing = [name for name in ("onnx", "onnxscript") if kind == "onnx" and find_spec(name) is None]
     if missing:
         raise UsageError(f"an onnx export needs the package {missing[0]}: pip install 'hamcl[onnx]'")
-    check_place(Path(path).expanduser(), overwrite=overwrite)
+    place = Path(path).expanduser()
+    if place.is_dir() and any(place.iterdir()):
+        if not overwrite:
+            raise UsageError(
+                f"{place} is not empty; choose a new folder, or replace an earlier export with overwrite=True"
+            )
+        if not (place / CLASSES).is_file():  # which every export holds
+            raise UsageError(f"{place} holds no earlier export, so it is not replaced; choose a new folder")
+    check_folder(place)
 
 
 def _peft(learned: Learned, folder: Path) -> Stock | None:

@@ -23,6 +23,7 @@ from hamcl.tensors import write_tensors
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
+CLASSES = "classes.json"
 PYTORCH = {"format": "pt"}
 """What libraries look for in the header of a file of weights."""
 
@@ -149,7 +150,7 @@ def save_merged(
                 "width": backbone.width,
                 "preprocess": preprocess.describe(),
             }
-            _write(out / "config.json", config)
+            write_json(out / "config.json", config)
 
 
 def save_inputs(path: str | Path, backbone: Backbone, augmentation: Augmentation = "none") -> None:
@@ -164,7 +165,7 @@ def save_inputs(path: str | Path, backbone: Backbone, augmentation: Augmentation
     preprocess = backbone.preprocess
     Path(path).mkdir(parents=True, exist_ok=True)
     settings = {**preprocess.describe(), "inputs": list(samples(backbone)), "steps": preprocess.steps(augmentation)}
-    _write(Path(path) / PREPARATION, settings)
+    write_json(Path(path) / PREPARATION, settings)
     if isinstance(preprocess, TextPreprocess):
         tokenizer = copy.deepcopy(preprocess.tokenizer)
         if tokenizer.pad_token is None:  # any will do, the mask hides it
@@ -204,7 +205,7 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
 
 def export_classes(path: str | Path, classes: Sequence[str]) -> None:
     """Write `classes.json`, the class names in the order of the scores."""
-    _write(Path(path) / "classes.json", list(classes))
+    write_json(Path(path) / CLASSES, list(classes))
 
 
 def _full(factors: Factors) -> Factors:
@@ -261,8 +262,9 @@ def _drop_arguments(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("num_classes", "in_chans"):
         config.get("model_args", {}).pop(name, None)
-    _write(path, config)
+    write_json(path, config)
 
 
-def _write(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write a file of an export as JSON, in the manner of the libraries that read it."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hamcl.export.learned import Learned
+from hamcl.export.parts import write_json
 from hamcl.export.stock import Stock, auto_class, classification_class, library, samples
 from hamcl.export.usage import (
     Form,
@@ -105,7 +106,7 @@ def write_remote(folder: Path, learned: Learned, stock: Stock | None) -> None:
 
     path = folder / "config.json"
     config = {**json.loads(path.read_text(encoding="utf-8")), **named}
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, config)
 
 
 def _classifier(script: Script, learned: Learned, folder: Path) -> None:
