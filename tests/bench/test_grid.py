@@ -150,7 +150,7 @@ def test_a_cell_is_what_its_command_does(grid, tmp_path, monkeypatch):
     run = Result.read(tmp_path / "run")
     assert (run.config, run.backbone) == (result.config, result.backbone)
     assert result.command == cell.command()
-    assert run.to_dict()["accuracy"] == result.to_dict()["accuracy"]
+    assert run.to_dict()["correct"] == result.to_dict()["correct"]
 
 
 @pytest.mark.parametrize("path", sorted(GRIDS.glob("*.yaml")), ids=lambda path: path.stem)

@@ -77,7 +77,7 @@ def test_a_run_is_resumed_or_replaced_only_when_asked(ham, tmp_path, monkeypatch
     assert result.exit_code == 0 and "task 1/2" not in ham.sentence(result) and "task 2/2" in ham.sentence(result)
     whole = ham(*RUN, "--method", "ham", "--out", tmp_path / "b")
     assert whole.exit_code == 0
-    assert Result.read(out).to_dict()["accuracy"] == Result.read(tmp_path / "b").to_dict()["accuracy"]
+    assert Result.read(out).to_dict()["correct"] == Result.read(tmp_path / "b").to_dict()["correct"]
     assert ham(*line, "--overwrite", "--tasks", "1").exit_code == 0
     assert len(Result.read(out).steps) == 1
 

@@ -15,9 +15,11 @@ from hamcl.bench.state import drop_states, load_state, save_state
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.learning.learner import Method
 from hamcl.plain import plain
+from hamcl.report.layout import reported
 from hamcl.report.plots import plot_curve, plot_matrix
 from hamcl.report.predictions import PREDICTIONS, append_predictions, prediction_table
-from hamcl.report.records import RESULT, Result, StepRecord, StreamRecord, differences, peak_memory, provenance
+from hamcl.report.provenance import peak_memory, provenance
+from hamcl.report.records import RESULT, Result, StepRecord, StreamRecord, differences
 from hamcl.streams.base import Stream
 from hamcl.training.loop import Progress
 
@@ -154,7 +156,7 @@ def _learn(
             evaluation_seconds=0.0,
             parameters=method.parameter_counts(),
             peak_memory=peak_memory(),
-            report=plain(report),
+            report=reported(plain(report)),
         )
         if every_step:
             tables = _evaluate(stream, method, result, record, step)

@@ -1,9 +1,10 @@
 """The plots of a run and of several runs, drawn without a display and without global state."""
 
+import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,10 +19,15 @@ from hamcl.report.records import Result
 
 DPI = 120
 ANNOTATED = 20  # tasks up to which every cell carries its number
-MARKERS = "os^D"
-BESIDE = 6  # curves from which on the legend stands beside the panel
+LINES = 8  # curves of a panel at most: more cannot be told apart
 METHODS = tuple(REGISTERED)
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c564b", "#4d4d4d")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#8c564b", "#332288", "#882255")
+"""Each at least 3:1 on white and apart from the others in every kind of colour blindness (CIE76, at least 14)."""
+MARKERS = "os^Dv*Ph"
+DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
+PANEL, LABELS, HEIGHT = 5.2, 3.3, 4.4  # inches: of the axes, of the names to their right, and of both
+MARGINS = (0.65, 0.1, 0.55, 0.55)  # inches: left, right, bottom, top
+FONT, LEADING, WRAP = 8.0, 1.25, 50  # of the names: points, lines apart, letters of a line
 
 
 def plot_matrix(path: Path, result: Result) -> None:
@@ -68,56 +74,108 @@ def plot_comparison(
 ) -> None:
     """Draw the average accuracy over steps of several methods, mean and standard deviation over their runs.
 
-    The legend lists them from the best at the end to the worst. A label has one colour and one marker in all panels,
-    and a method the same ones in every picture.
+    A panel shows `ham` and the best of the others at the end, at most `LINES` in all; its title says how many are not
+    shown. The names stand at the ends of the curves. No two curves of a panel look alike, and a method looks the same
+    in every picture, as long as no other one that looks like it is beside it.
 
     Args:
         panels: title -> label -> one array of fractions per run, all of one length; a method known only at the end
-            (NaN before) is a dashed line across.
+            (NaN before) is a dotted line across.
         labels: all labels of a set of pictures, so that those that are no methods' names look alike in all of them.
     """
-    looks = _looks([*labels, *(label for curves in panels.values() for label in curves)])
-    many = max(len(curves) for curves in panels.values()) >= BESIDE
-    width, height = (10.4, 5.2) if many else (7.2, 4.4)
-    figure = Figure(figsize=(width * len(panels), height), dpi=DPI, layout="constrained")
+    left, right, bottom, top = MARGINS
+    width = left + PANEL + LABELS + right
+    figure = Figure(figsize=(width * len(panels), HEIGHT), dpi=DPI)
     FigureCanvasAgg(figure)
-    for axes, (title, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        ranked = sorted(curves.items(), key=lambda curve: -np.array(curve[1])[:, -1].mean())
-        for label, runs in ranked:
-            _band(axes, 100 * np.array(runs), label, *looks[label])
+    for i, (title, curves) in enumerate(panels.items()):
+        size = (PANEL / (width * len(panels)), (HEIGHT - bottom - top) / HEIGHT)
+        axes = figure.add_axes(((i * width + left) / (width * len(panels)), bottom / HEIGHT, *size))
+        shown = _shown(curves)
+        looks = _looks(shown, labels)
+        for label in reversed(shown):  # the first one on top
+            _band(axes, 100 * np.array(curves[label]), looks[label])
         _accuracy_axes(axes, max(len(run) for runs in curves.values() for run in runs))
-        axes.set_title(textwrap.fill(title, 80), fontsize=10)  # longer ones would run into the next panel
-        beside = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)} if many else {"loc": "best"}
-        axes.legend(frameon=False, fontsize=8, **beside)
+        _names(axes, {label: 100 * float(np.mean([run[-1] for run in curves[label]])) for label in shown}, looks)
+        more = len(curves) - len(shown)
+        hidden = f"\n{len(shown)} of {len(curves)} rows: the others are in the table" if more else ""
+        axes.set_title(textwrap.fill(title, 90) + hidden, fontsize=10, loc="left")
     _save(figure, path)
 
 
-def _looks(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """The colour and the marker of each label: a method's own, and for a variant of it or another name a free one."""
+def _shown(curves: Mapping[str, Sequence[Floats]]) -> list[str]:
+    """The labels of a panel: the best of `ham`, then the others from the best at the end to the worst."""
+    ranked = sorted(curves, key=lambda label: -np.mean([run[-1] for run in curves[label]]))
+    first = next((label for label in ranked if label.partition(" (")[0] == METHODS[0]), ranked[0])
+    return [first, *(label for label in ranked if label != first)][:LINES]
+
+
+def _looks(shown: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """The place of each label among the colours and markers: its own, or a free one where that is taken."""
     places: dict[str, int] = {}
-    for label in dict.fromkeys(labels):
-        method = label.partition(" (")[0]
-        if method in METHODS and METHODS.index(method) not in places.values():
-            places[label] = METHODS.index(method)
-    free = (place for place in count() if place not in set(places.values()))
-    places |= {label: next(free) for label in dict.fromkeys(labels) if label not in places}
-    return {
-        label: (COLOURS[place % len(COLOURS)], MARKERS[place // len(COLOURS) % len(MARKERS)])
-        for label, place in places.items()
-    }
+    for label in shown:
+        known, name = (labels, label) if label in labels else (METHODS, label.partition(" (")[0])
+        if name in known and known.index(name) < LINES and known.index(name) not in places.values():
+            places[label] = known.index(name)
+    free = (place for place in range(LINES) if place not in set(places.values()))
+    return places | {label: next(free) for label in shown if label not in places}
 
 
-def _band(axes: Axes, values: Floats, label: str, colour: str, marker: str) -> None:
+def _band(axes: Axes, values: Floats, look: int) -> None:
     """One line with its band; `values` has shape (runs, steps), in percent."""
-    mean, label = values.mean(0), textwrap.fill(f"{values[:, -1].mean():.1f} %  {label}", 56, subsequent_indent="    ")
+    mean, colour = values.mean(0), COLOURS[look]
     if np.isnan(mean[:-1]).all():
-        axes.axhline(mean[-1], color=colour, ls="--", lw=1.4, label=label)
+        axes.axhline(mean[-1], color=colour, ls=":", lw=1.6)
         return
-    steps = np.arange(1, len(mean) + 1)
-    axes.plot(steps, mean, "-", marker=marker, ms=3.5, color=colour, label=label)
+    steps, every = np.arange(1, len(mean) + 1), max(1, round(len(mean) / 12))
+    style = {"color": colour, "ls": DASHES[look % len(DASHES)], "marker": MARKERS[look], "ms": 4.5, "lw": 1.5}
+    axes.plot(steps, mean, markevery=(look % every, every), **style)
     if len(values) > 1:
         std = values.std(0, ddof=1)
-        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.18, lw=0)
+        axes.fill_between(steps, mean - std, mean + std, color=colour, alpha=0.12, lw=0)
+
+
+def _names(axes: Axes, ends: Mapping[str, float], looks: Mapping[str, int]) -> None:
+    """Write each label, with the height in percent that its curve ends at, to the right of the axes."""
+    texts = {label: textwrap.fill(f"{value:.1f}  {label}", WRAP) for label, value in ends.items()}
+    low, high = axes.get_ylim()
+    room = 72 * (HEIGHT - MARGINS[2] - MARGINS[3])  # points
+    lines = sum(text.count("\n") + 1.5 for text in texts.values())
+    font = min(FONT, room / LEADING / lines)
+    unit = font * LEADING * (high - low) / room  # of a line, in percent
+    heights = {label: unit * (text.count("\n") + 1.5) for label, text in texts.items()}
+    places = spread_out(ends, heights, low, high)
+    beside = axes.get_yaxis_transform()  # x in widths of the axes, y in percent
+    for label, text in texts.items():
+        look, ends_at = looks[label], (ends[label], places[label])
+        style: dict[str, Any] = {"color": COLOURS[look], "marker": MARKERS[look], "ms": 4.5, "lw": 0.9}
+        axes.plot((1.0, 1.04), ends_at, transform=beside, clip_on=False, markevery=[1], **style)
+        axes.text(1.055, places[label], text, transform=beside, fontsize=font, linespacing=LEADING, va="center")
+
+
+def spread_out(wanted: Mapping[str, float], heights: Mapping[str, float], low: float, high: float) -> dict[str, float]:
+    """The middles of blocks of these heights, in their order, none over another, as near as can be to those wanted.
+
+    Blocks that would overlap stand together around the mean of their wanted middles. All lie between `low` and `high`
+    as long as there is room.
+    """
+    stacks: list[tuple[list[str], float, float]] = []  # names from the top, the top, and the bottom
+    for name in sorted(wanted, key=lambda name: -wanted[name]):
+        names, top, bottom = [name], math.inf, -math.inf
+        while True:
+            height = sum(heights[name] for name in names)
+            middle = sum(wanted[name] for name in names) / len(names)
+            top = min(max(middle + height / 2, low + height), high)
+            bottom = top - height
+            if not stacks or stacks[-1][2] >= top:
+                break
+            names = stacks.pop()[0] + names
+        stacks.append((names, top, bottom))
+    places = {}
+    for names, top, _ in stacks:
+        for name in names:
+            places[name] = top - heights[name] / 2
+            top -= heights[name]
+    return places
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
@@ -127,9 +185,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _accuracy_axes(axes: Axes, tasks: int) -> None:
+    lowest = min(float(np.nanmin(np.asarray(line.get_ydata(), dtype=float))) for line in axes.lines)
     axes.set_xlim(0.5, tasks + 0.5)
-    axes.set_ylim(0, 102)
+    axes.set_ylim(max(0, 10 * math.floor((lowest - 1) / 10)), 101)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.set_xlabel("tasks learned")
     axes.set_ylabel("average accuracy (%)")
     axes.grid(alpha=0.25, lw=0.6)
@@ -138,4 +198,4 @@ def _accuracy_axes(axes: Axes, tasks: int) -> None:
 
 def _save(figure: Figure, path: Path) -> None:
     with new_file(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=DPI)
+        figure.savefig(temporary, format="png", dpi=DPI, pil_kwargs={"optimize": True})

@@ -1,45 +1,29 @@
 """The record of one run: what was asked, what came out, and everything needed to ask again."""
 
-import os
-import platform
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
-import hamcl
 from hamcl import metrics
 from hamcl.errors import DataError
+from hamcl.files import new_file
 from hamcl.metrics import Floats
-from hamcl.plain import plain, read_json, write_json
+from hamcl.plain import plain, read_json
+from hamcl.report import layout
 from hamcl.streams.base import Stream
 
-FORMAT = 1
 RESULT = "result.json"
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "numpy",
-    "pillow",
-    "pyarrow",
-)
-"""Those whose version a result may depend on."""
+MEMORY = {"host": None, "device": None}  # where it cannot be known
+FOLLOWS = ("task", "seen_classes")  # from the place of a step
 
 Status = Literal["partial", "interrupted", "failed", "complete"]
 
 
 @dataclass(frozen=True)
-class TaskRecord:
+class StreamTask:
     """One task of the stream: its classes and the number of samples of each split."""
 
     name: str
@@ -55,11 +39,11 @@ class StreamRecord:
 
     name: str
     options: dict[str, Any]
-    tasks: list[TaskRecord]
+    tasks: list[StreamTask]
 
     @classmethod
     def of(cls, stream: Stream, options: dict[str, Any]) -> "StreamRecord":
-        tasks = [TaskRecord(t.name, list(t.classes), len(t.train), len(t.val), len(t.test)) for t in stream]
+        tasks = [StreamTask(t.name, list(t.classes), len(t.train), len(t.val), len(t.test)) for t in stream]
         return cls(stream.name, plain(options), tasks)
 
     @property
@@ -78,7 +62,7 @@ class StepRecord:
         parameters: numbers "trainable" on a task and "stored" besides the backbone.
         peak_memory: bytes of "host" memory (resident) and of the "device", the largest of the process so far; None
             where it cannot be known.
-        report: what the method says it did.
+        report: what the method says it did, as far as the record does not hold it elsewhere.
     """
 
     task: str
@@ -189,66 +173,75 @@ class Result:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of `result.json`, in JSON's own types."""
-        last = self.steps[-1] if self.steps else None
-        return plain(
-            {
-                "format": FORMAT,
-                "status": self.status,
-                "error": self.error,
-                "method": self.method,
-                "seed": self.seed,
-                "metrics": self.metrics,
-                "curve": self.curve,
-                "accuracy": self.accuracy,
-                "task_accuracy": self.task_accuracy,
-                "seconds": self.seconds,
-                "finish_seconds": self.finish_seconds,
-                "parameters": last.parameters if last else None,
-                "peak_memory": last.peak_memory if last else None,
-                "backbone": self.backbone,
-                "config": self.config,
-                "stream": self.stream,
-                "class_order": self.stream.class_order,
-                "notes": self.notes,
-                "steps": self.steps,
-                "provenance": self.provenance,
-                "command": self.command,
-            }
-        )
+        """The content of `result.json`, in JSON's own types; how it is laid out is said in `hamcl.report.layout`."""
+        names, tests, steps = self.stream.class_order, self.test_counts, len(self.steps)
+        place = {name: i for i, name in enumerate(names)}
+        tasks = [{**plain(task), "classes": [place[name] for name in task.classes]} for task in self.stream.tasks]
+        told = {name: value for name, value in self.metrics.items() if name != "per_task"}
+        table = [{key: value for key, value in plain(step).items() if key not in FOLLOWS} for step in self.steps]
+        return {
+            "format": layout.FORMAT,
+            "status": self.status,
+            "error": self.error,
+            "method": self.method,
+            "metrics": plain(told),
+            "finish_seconds": layout.rounded(self.finish_seconds),
+            "config": plain(self.config),
+            "backbone": plain(self.backbone),
+            "provenance": plain(self.provenance),
+            "command": self.command,
+            "notes": self.notes,
+            "classes": names,
+            "stream": {**plain(self.stream), "tasks": layout.columns(tasks)},
+            "correct": layout.counts(self.accuracy, tests, steps),
+            "correct_told": layout.counts(self.task_accuracy, tests, steps),
+            "steps": layout.columns(layout.rounded(table)),
+        }
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Result":
-        """Undo `to_dict`; derived figures are computed anew.
+        """Undo `to_dict`, of this version or an earlier one; derived figures are computed anew.
 
         Raises:
-            ValueError: the content is not that of a result of this version.
+            ValueError: the content is not that of a result.
         """
-        if values.get("format") != FORMAT:
-            raise ValueError(f"format {values.get('format')!r} is not {FORMAT}")
         try:
-            stream = values["stream"]
+            values = layout.upgraded(values)
+            names, stream, right = values["classes"], values["stream"], values["correct"]
+            tasks = [
+                StreamTask(**{**task, "classes": [names[place] for place in task["classes"]]})
+                for task in layout.rows(stream["tasks"], len(stream["tasks"]["name"]))
+            ]
+            tests, seen = [task.test for task in tasks], _seen(tasks)
             return cls(
                 method=values["method"],
-                stream=StreamRecord(stream["name"], stream["options"], [TaskRecord(**t) for t in stream["tasks"]]),
+                stream=StreamRecord(stream["name"], stream["options"], tasks),
                 backbone=values["backbone"],
                 config=values["config"],
                 provenance=values["provenance"],
                 command=values["command"],
                 status=values["status"],
                 error=values["error"],
-                steps=[StepRecord(**step) for step in values["steps"]],
+                steps=[
+                    StepRecord(
+                        task=tasks[i].name,
+                        seen_classes=seen[i],
+                        **{**step, "peak_memory": MEMORY | step["peak_memory"], "report": _said(step["report"])},
+                    )
+                    for i, step in enumerate(layout.rows(values["steps"], len(right)))
+                ],
                 finish_seconds=values["finish_seconds"],
-                accuracy=np.array(values["accuracy"], dtype=np.float64),
-                task_accuracy=np.array(values["task_accuracy"], dtype=np.float64),
-                notes=values.get("notes", []),  # records made before there were any have none
+                accuracy=layout.fractions(right, tests),
+                task_accuracy=layout.fractions(values["correct_told"], tests),
+                notes=values["notes"],
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, IndexError) as error:
             raise ValueError(f"an entry is missing or unknown: {error}") from error
 
     def write(self, out: Path) -> None:
         """Write `out/result.json` atomically."""
-        write_json(out / RESULT, self.to_dict())
+        with new_file(out / RESULT) as temporary:
+            temporary.write_text(layout.text(self.to_dict()), encoding="utf-8")
 
     @classmethod
     def read(cls, out: Path) -> "Result":
@@ -266,32 +259,6 @@ class Result:
             raise DataError(f"{path} is not a record this version of hamcl can read: {error}") from error
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Where and with what a run is made."""
-    return {
-        "hamcl": hamcl.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "device": device.type,
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-    }
-
-
-def peak_memory() -> dict[str, int | None]:
-    """Bytes of the largest resident set of this process, and of device memory allocated, so far."""
-    device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-    if sys.platform == "win32":  # no getrusage there
-        return {"host": None, "device": device}
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "device": device}
-
-
 def differences(old: Any, new: Any, where: str = "") -> list[str]:
     """One clause per place where two plain values differ, for example "config.lr was 0.1 and is now 0.2"."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -307,11 +274,13 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [f"{where} was {old!r} and is now {new!r}"]
 
 
-def _cpu() -> str:
-    """The processor's name; `platform` does not know it on Linux."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+def _seen(tasks: Sequence[StreamTask]) -> list[int]:
+    """The number of different classes in the tasks up to each one."""
+    known: set[str] = set()
+    return [len(known := known | {*task.classes}) for task in tasks]
+
+
+def _said(report: dict[str, Any]) -> dict[str, Any]:
+    """The entries of one step, of those that any step has."""
+    nested = {key: _said(value) if isinstance(value, dict) else value for key, value in report.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != {}}
