@@ -1,12 +1,16 @@
 """The generated pages are those the code would generate now; links lead somewhere."""
 
+import ast
 import re
+import shlex
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
 import pytest
+import typer
 
+from hamcl.cli.main import app
 from hamcl.config import HAMConfig, reference
 from hamcl.methods.registry import METHODS, load_method
 
@@ -28,6 +32,27 @@ def test_links_inside_the_repository_lead_to_a_file_and_a_heading(page):
         found = page.parent / file if file else page
         assert found.exists(), target
         assert not heading or heading in anchors(found), target
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_the_commands_in_the_pages_are_those_there_are(page):
+    text = page.read_text(encoding="utf-8")
+    shown = re.findall(r"^```(?:sh|console)\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("$ ") for block in shown for line in block.replace("\\\n", " ").splitlines()]
+    lines += re.findall(r"`(ham [a-z][^`]*)`", text)
+    for part in (part.strip() for line in lines for part in re.split(r"\s[|;]\s", line)):
+        if part.startswith("ham "):
+            _, name, *arguments = (word for word in shlex.split(part, comments=True) if word != "...")
+            command = typer.main.get_command(app).commands[name]
+            command.make_parser(command.context_class(command)).parse_args(arguments)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_the_snippets_import_exists(page):
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
+        for node in ast.walk(ast.parse(code)):
+            if isinstance(node, ast.ImportFrom) and str(node.module).split(".")[0] == "hamcl":
+                assert all(hasattr(import_module(str(node.module)), alias.name) for alias in node.names), code
 
 
 def test_the_configuration_reference_is_current():
