@@ -154,7 +154,7 @@ def use(path: Path) -> str:
 def run(folder: Path) -> list[dict[str, Any]]:
     """The cost of every case, and first that of a store as it should be."""
     good = folder / "good.ham"
-    config = HAMConfig(epochs=1, device="cpu", max_groups=2)
+    config = HAMConfig(epochs=1, max_groups=2)
     store = Store.create(good, backbone="efficientnet-lite0", backbone_options={"image_size": 64}, config=config)
     for i in range(2):
         store.learn(pictures(f"task-{i}", (f"{i}a", f"{i}b"), 8))

@@ -134,7 +134,7 @@ class ManyHeads(HAM):
 
     def read(self, samples: Samples) -> Tensor:
         """Frozen and adapted features side by side."""
-        return self._extract(self._features, samples)
+        return self.extract(self._features, samples)
 
     def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
         super()._update_head(old, new, labels)

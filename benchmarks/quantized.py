@@ -25,7 +25,7 @@ WAYS = {
 def answers(path: Path, model: HAM, inputs: list) -> np.ndarray:
     """The column of the best score of each input."""
     preprocess = model.backbone.preprocess
-    transform = preprocess.transform(False, model.augmentation)
+    transform = preprocess.transform(False, model.objective.augmentation)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     found = []
     for i in range(0, len(inputs), 10):

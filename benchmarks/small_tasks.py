@@ -94,8 +94,8 @@ class Frozen200:
             folder = {"data_dir": data} if kind == "photos" else {}
             task = load_stream(stream, tasks=1, seed=100, **folder, **request)[0]
             model = Frozen(load_backbone(backbone, **options), HAMConfig())
-            model.augmentation = task.augmentation
-            train, test = model._statistics(task.train, 0), model._extract(model._features, task.test)
+            model.objective.augmentation = task.augmentation
+            train, test = model._statistics(task.train, 0), model.extract(model._features, task.test)
             found = {"train": train, "labels": torch.tensor(task.train.labels), "test": test}
             torch.save({**found, "truth": torch.tensor(task.test.labels), "blocks": model.backbone.blocks}, kept)
         self.kept = torch.load(kept)

@@ -12,7 +12,7 @@ import torch
 
 import hamcl
 from hamcl.config import HAMConfig
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 from hamcl.methods.registry import METHODS, load_method
 from hamcl.streams import SOURCES, load_stream
 

@@ -6,9 +6,10 @@ import json
 import math
 import re
 import types
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -18,12 +19,10 @@ BARE: dict[str, Any] = {
     "depths": "last",
     "views": 1,
     "distill": 0.0,
-    "distill_growth": False,
+    "later_tasks": "free",
     "drift": "none",
     "merge": "mean",
     "importance_lr": 1e-2,
-    "settle": False,
-    "shorten": "never",
     "projection": 4096,
 }
 """Without what HAM adds to its paper; where the other methods start from, too, whatever suits HAM."""
@@ -33,7 +32,6 @@ PAPER: dict[str, Any] = {
     "lora_alpha": 32.0,
     "dropout": 0.1,
     "max_groups": 5,
-    "similarity": "weight",
     "merge": "concat",
     "density": 0.5,
     "lr": 1e-4,
@@ -47,23 +45,30 @@ PAPER: dict[str, Any] = {
 PER_TASK = (
     "epochs",
     "batch_size",
-    "eval_batch_size",
     "lr",
     "head_lr",
     "importance_lr",
     "weight_decay",
     "warmup",
-    "clip_norm",
     "distill",
-    "distill_growth",
-    "settle",
-    "shorten",
+    "later_tasks",
     "views",
-    "precision",
-    "compile",
-    "on_bad_sample",
 )
 """Options that may differ from one task of a model to the next: nothing that is kept depends on them."""
+RETIRED: dict[str, Any] = {
+    "task_scores": 0.0,
+    "head_features": "adapted",
+    "memory_per_class": 0,
+    "similarity": "weight",
+    "threshold_kind": "zscore",
+    "clip_norm": 1.0,
+    "compile": False,
+}
+"""Options that an earlier version had -> the value with which it did what is done now."""
+MACHINE = ("device", "precision", "eval_batch_size", "threads", "on_bad_sample")
+"""The options of `hamcl.machine.Machine`, some of which an earlier version kept with those of the model."""
+LAST = "0.1.0"
+"""The last version that had them."""
 MOST = {
     "rank": 2**10,
     "max_groups": 2**12,
@@ -76,11 +81,22 @@ MOST = {
 LARGEST = 2**31 - 1
 SINGLE = 3e38
 """What single precision can hold."""
+TRAINED = ("linear", "cosine")
+"""The heads whose rows train with a task."""
+AUTO = {"image": "stack", "text": "ridge"}
+"""The head "auto" by what the backbone reads: the depths of an image network differ far more in worth."""
+PROJECTION = {"ridge": 4096, "stack": 1024}
+"""The width "none" of the projection by head: the other experts of stack know most of what a wider one adds, and
+its time is the cube and its state the square of it."""
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 
-def option(default: Any, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"help": text})
+def option(default: Any, text: str, why: str = "") -> Any:
+    """A field of a dataclass of options: what it does, and what its default was chosen by."""
+    return dataclasses.field(default=default, metadata={"help": text, "why": why})
+
+
+Options = TypeVar("Options", bound="HAMConfig")
 
 
 @dataclass(frozen=True)
@@ -99,50 +115,29 @@ class HAMConfig:
     dropout: float = option(0.0, "Dropout on the input of a task's adapter while it trains.")
     targets: str | None = option(None, "Regular expression over layer names to adapt; none: the backbone's default.")
     max_groups: int | None = option(5, "G_max, the largest number of groups; none: no limit.")
-    similarity: Literal["weight", "factor", "cka"] = option("weight", "How an adapter is compared with a group.")
     threshold: float = option(2.0, "tau: an adapter whose best score is below it opens a new group.")
-    threshold_kind: Literal["zscore", "raw"] = option(
-        "zscore", "Compare tau with the similarity's z-score among those seen so far, or with the raw similarity."
-    )
-    merge: Literal["concat", "svd", "mean", "ties", "dare", "magnitude"] = option(
-        "svd", "How an adapter is merged into its group."
-    )
+    merge: Literal["concat", "svd", "mean", "ties", "dare"] = option("svd", "How an adapter is merged into its group.")
     merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
     density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
     prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
-    epochs: int = option(3, "Passes over a task's training samples, before shorten.")
+    epochs: int = option(3, "Passes over a task's training samples; later_tasks may cut them short.")
     batch_size: int = option(32, "Training samples per step.")
-    eval_batch_size: int = option(128, "Samples per forward pass without gradients.")
     lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
     head_lr: float = option(1e-2, "Learning rate of the task's classifier rows.")
     importance_lr: float = option(1e-3, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
     weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
     warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
-    clip_norm: float = option(1.0, "Largest norm of the gradient; 0 turns clipping off.")
     distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
-    distill_growth: bool = option(
-        True, "Multiply distill by the classes learned before over the task's own: a first task is free."
+    later_tasks: Literal["hold", "free"] = option(
+        "hold",
+        "hold: the more classes were learned before, the more distill weighs, the slower and the shorter a task "
+        "learns; free: every task learns as the first.",
     )
-    settle: bool = option(
-        True, "Multiply lr and importance_lr by the share of the task's classes in all classes, with those before."
-    )
-    shorten: Literal["auto", "never"] = option(
-        "auto",
-        "Multiply the training steps by that share, on texts down to one epoch; auto: where the head is analytic.",
-    )
-    precision: Literal["auto", "fp32", "bf16"] = option(
-        "auto", "Arithmetic of the backbone; auto takes bf16 autocast where the processor has it."
-    )
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps, ...")
-    compile: bool = option(False, "Compile the backbone with torch.compile.")
     depths: Literal["auto", "last", "all"] = option(
         "auto", "Features of the last layer, or of several depths side by side; auto: several for the analytic heads."
     )
     head: Literal["auto", "linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
         "auto", "Classifier over all seen classes; auto: stack for images, ridge for texts."
-    )
-    head_features: Literal["adapted", "frozen", "both"] = option(
-        "adapted", "Features the analytic heads see; both costs a second forward pass at inference."
     )
     shrinkage: float | None = option(
         None, "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest."
@@ -151,34 +146,19 @@ class HAMConfig:
         None, "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack."
     )
     views: int = option(2, "Passes over the images for the statistics; those after the first augmented.")
-    drift: Literal["none", "map", "noise"] = option(
-        "noise",
-        "What stored statistics do when the features drift: nothing, follow a linear map, or count it as noise.",
+    drift: Literal["none", "noise"] = option(
+        "noise", "What stored statistics do when the features drift: nothing, or count the moves as noise."
     )
-    task_scores: float = option(0.0, "Weight of the task rows' within-task log-probabilities in the analytic score.")
-    memory_per_class: int = option(
-        0, "Samples of each class stored and trained with again in later tasks; 0 keeps no data."
-    )
-    on_bad_sample: Literal["error", "skip"] = option("error", "What to do with a single unreadable sample.")
 
     def __post_init__(self) -> None:
-        for name, hint in get_type_hints(type(self)).items():
-            _check_type(name, getattr(self, name), hint)
-            _check_size(name, getattr(self, name))
-        for name in ("rank", "epochs", "batch_size", "eval_batch_size", "views"):
+        check_types(self)
+        for name in ("rank", "epochs", "batch_size", "views"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("max_groups", "merge_rank"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or none")
         for name in ("lora_alpha", "lr", "head_lr"):
             self._require(name, getattr(self, name) > 0, "above 0")
-        for name in (
-            "importance_lr",
-            "weight_decay",
-            "clip_norm",
-            "distill",
-            "task_scores",
-            "memory_per_class",
-        ):
+        for name in ("importance_lr", "weight_decay", "distill"):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("dropout", "warmup"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
@@ -187,8 +167,14 @@ class HAMConfig:
         self._require("density", 0 < self.density <= 1, "in (0, 1]")
 
     def _require(self, name: str, holds: bool, what: str) -> None:
-        if not holds:
-            raise UsageError(f"option {name!r} must be {what}, got {getattr(self, name)!r}")
+        require(self, name, holds, what)
+
+    @property
+    def depths_to_read(self) -> Literal["auto", "last", "all"]:
+        """What `load_backbone` is asked for: rows that answer stay a classifier of the network's own features, as its
+        own library would have it.
+        """
+        return "last" if self.depths == "auto" and self.head in TRAINED else self.depths
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -202,8 +188,13 @@ class HAMConfig:
         """
         if preset not in PRESETS:
             raise UsageError(f"there is no preset {preset!r}; choose from {', '.join(PRESETS)}")
-        known = [f.name for f in dataclasses.fields(cls)]
+        known, values = [f.name for f in dataclasses.fields(cls)], current(values)
         for name in values:
+            if name in MACHINE:
+                raise UsageError(
+                    f"option {name!r} belongs to the machine and not to the model: give it to Machine, or as "
+                    f"--{name.replace('_', '-')}"
+                )
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; options are {', '.join(known)}"
@@ -218,6 +209,64 @@ class HAMConfig:
     def save(self, path: str | Path) -> None:
         """Write all options as JSON."""
         Path(path).expanduser().write_text(json.dumps(self.to_dict(), indent=2) + "\n")
+
+
+def resolve(config: Options, modality: str, depths: int) -> Options:
+    """Settle every option that depends on the backbone or on another option; what comes out has no "auto".
+
+    Args:
+        modality: "image" or "text", what the backbone reads.
+        depths: of how many depths it gives features.
+
+    Raises:
+        UsageError: the backbone gives others than the options ask for.
+    """
+    head = AUTO[modality] if config.head == "auto" else config.head
+    asked = config.depths_to_read
+    given = "last" if depths == 1 else "all"
+    if asked not in ("auto", given):
+        why = f"head={config.head!r} reads" if config.depths == "auto" else f"depths={config.depths!r} asks for"
+        raise UsageError(
+            f"{why} features of {'the last layer' if asked == 'last' else 'several depths'}, but the backbone gives "
+            f"others: load it with depths={asked!r}"
+        )
+    return dataclasses.replace(
+        config,
+        head=head,  # type: ignore[arg-type]
+        depths=given,  # type: ignore[arg-type]
+        projection=PROJECTION.get(head) if config.projection is None else config.projection,
+        views=1 if modality == "text" else config.views,  # texts are not augmented
+    )
+
+
+def current(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as an earlier version named them, under the names and values of today.
+
+    Raises:
+        UsageError: one asks for what is no more.
+    """
+    found = dict(options)
+    for name, harmless in RETIRED.items():
+        if found.pop(name, harmless) != harmless:
+            raise UsageError(
+                f"the option {name}={_shortened(options[name])} is no more; hamcl {LAST} was the last version with it"
+            )
+    if found.get("merge") == "magnitude":
+        found |= {"merge": "svd", "prune_on": "delta"}  # two names of one thing
+    if found.get("drift") == "map":
+        raise UsageError(f"the option drift='map' is no more; hamcl {LAST} was the last version that had it")
+    parts = {"distill_growth": (True, False), "settle": (True, False), "shorten": ("auto", "never")}
+    asked = {name: found.pop(name) for name in parts if name in found}
+    if asked:
+        for word, side in (("hold", 0), ("free", 1)):
+            if asked == {name: values[side] for name, values in parts.items()}:
+                return {"later_tasks": word, **found}
+        given = ", ".join(f"{name}={value}" for name, value in asked.items())
+        raise UsageError(
+            f"the options {given} are one now, later_tasks, which turns all of them on or off; hamcl {LAST} was the "
+            "last version that had them apart"
+        )
+    return found
 
 
 class _Loader(yaml.SafeLoader):
@@ -256,6 +305,23 @@ def _shortened(value: object) -> str:
     """How a wrong value is shown in a sentence."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_types(options: Any) -> None:
+    """Check every field of a dataclass of options against its type, and numbers against what can be computed.
+
+    Raises:
+        UsageError: names the first that does not fit.
+    """
+    for name, hint in get_type_hints(type(options)).items():
+        _check_type(name, getattr(options, name), hint)
+        _check_size(name, getattr(options, name))
+
+
+def require(options: Any, name: str, holds: bool, what: str) -> None:
+    """Raise UsageError where a condition on an option does not hold."""
+    if not holds:
+        raise UsageError(f"option {name!r} must be {what}, got {getattr(options, name)!r}")
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

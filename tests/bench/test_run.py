@@ -58,7 +58,7 @@ def test_a_run_leaves_its_whole_record(tmp_path, stream, method):
     assert record["steps"]["parameters"] == {"trainable": [1] * 4, "stored": record["steps"]["parameters"]["stored"]}
     assert record["steps"]["parameters"]["stored"][-1] == 8
     assert record["steps"]["report"]["losses"][1] == [None, 0.5]
-    assert record["config"] == HAMConfig(device="cpu").to_dict()
+    assert record["config"] == HAMConfig().to_dict()
     assert record["stream"]["options"] == {"spec": "numbers", "tasks": 4}
     assert record["backbone"]["fingerprint"] == "abc"
     assert record["provenance"]["packages"]["torch"].startswith("2.")
@@ -202,7 +202,7 @@ def test_resume_refuses_another_experiment_and_says_why(tmp_path, stream, method
     with pytest.raises(KeyboardInterrupt):
         run(stream, method(fail_at=2), tmp_path, options=OPTIONS)
     with pytest.raises(UsageError, match=r"config\.lr was .* and is now 0\.1;"):
-        run(stream, method(HAMConfig(device="cpu", lr=0.1)), tmp_path, options=RESUME)
+        run(stream, method(HAMConfig(lr=0.1)), tmp_path, options=RESUME)
     with pytest.raises(UsageError, match=r"stream\.options\.tasks was 4 and is now 5"):
         run(stream, method(), tmp_path, options=replace(RESUME, stream={"spec": "numbers", "tasks": 5}))
     with pytest.raises(UsageError, match=r"stream\.tasks differ"):

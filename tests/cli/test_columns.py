@@ -98,7 +98,7 @@ def test_the_store_reads_a_path_as_its_options_say(ham, bert_folder, tmp_path):
         tmp_path / "s.ham",
         backbone=str(bert_folder),
         backbone_options={"max_length": 16},
-        config=HAMConfig(projection=16, epochs=1, device="cpu"),
+        config=HAMConfig(projection=16, epochs=1),
     )
     with pytest.raises(DataError, match="line 4 has no label"):
         store.learn(tmp_path / "week.csv")

@@ -9,7 +9,7 @@ import pytest
 from hamcl.cli.live import Live
 from hamcl.cli.main import app
 from hamcl.errors import UsageError
-from hamcl.learning.classify import Classifier
+from hamcl.learning.learner import Learner
 from hamcl.methods.ham import HAM
 from hamcl.store import Store
 from hamcl.store.folder import Folder
@@ -62,7 +62,7 @@ def test_a_known_class_may_come_again_and_a_known_task_may_not(ham, life, copy):
 def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monkeypatch):
     store, whole = copy(), copy("whole.ham")
     ham.shown("learn", whole, life.later)
-    end = HAM._end
+    end = HAM.end
 
     def stops(self, *args):
         raise KeyboardInterrupt

@@ -15,7 +15,7 @@ import hamcl.learning.classify
 from hamcl.bench.state import load_state, save_state
 from hamcl.config import BARE, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 from hamcl.methods.registry import METHODS, load_method
 from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
@@ -241,7 +241,11 @@ def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, na
 
     with monkeypatch.context() as patch:
         # The last thing a task does, when everything else has changed already.
-        patch.setattr(type(method.head), "store" if method.head is method.rows else "update", fail_late)
+        patch.setattr(
+            type(method.objective.head),
+            "store" if method.objective.head is method.objective.rows else "update",
+            fail_late,
+        )
         wrecked(toy, stream, method, MemoryError, lambda: method.learn(stream[1]))
     for one in (method, twin):
         one.learn(stream[1])
@@ -387,7 +391,7 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
             compared.append((anchors, extract(model, samples, preprocess, config, device)))
         return fit(model, rows, samples, preprocess, config, device, anchors=anchors, **options)
 
-    fit = hamcl.learning.classify.fit
+    fit = hamcl.learning.learner.train
     monkeypatch.setattr(hamcl.learning.classify, "fit", look)
     for i, classes in enumerate((["red", "green"], ["blue", "cyan"], ["pink", "red"])):
         method.learn(toy.task(f"t{i}", classes, 4, "text"))
@@ -400,7 +404,7 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
 
 def test_a_task_that_is_free_reads_no_features_to_stay_near(build, toy, monkeypatch):
     method, given = build("ham", "text", head="linear", distill=2.0, distill_growth=True), []
-    fit = hamcl.learning.classify.fit
+    fit = hamcl.learning.learner.train
     monkeypatch.setattr(
         hamcl.learning.classify,
         "fit",

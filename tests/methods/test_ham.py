@@ -168,14 +168,14 @@ def test_a_returning_class_is_updated_in_its_own_columns(build, toy):
     learner = build(head="lda")
     learner.learn(toy.task("a", ["red", "green"], 4))
     learner.learn(toy.task("b", ["blue", "cyan"], 4))
-    rows, counts = learner.rows.weight.clone(), learner.head.state_dict()["counts"].tolist()
+    rows, counts = learner.objective.rows.weight.clone(), learner.objective.head.state_dict()["counts"].tolist()
     report = learner.learn(toy.task("c", ["green", "pink", "red"], [5, 4, 3]))
     assert report.classes == ["green", "pink", "red"]
     assert learner.classes == ("red", "green", "blue", "cyan", "pink")
     assert learner.tasks == [[0, 1], [2, 3], [1, 4, 0]]
     assert counts == [4] * 4
-    assert learner.head.state_dict()["counts"].tolist() == [7, 9, 4, 4, 4]
-    changed = (learner.rows.weight[:4] != rows).any(1).tolist()
+    assert learner.objective.head.state_dict()["counts"].tolist() == [7, 9, 4, 4, 4]
+    changed = (learner.objective.rows.weight[:4] != rows).any(1).tolist()
     assert changed == [True, True, False, False]
     assert learner.logits(toy.task("d", ["red"], 1).test).shape == (6, 5)
 
@@ -187,7 +187,7 @@ def test_the_statistics_are_those_of_the_final_features_of_the_task(build, toy):
     learner.learn(task)
     x, y = features(learner, task.train), torch.tensor(task.train.labels)
     means = torch.stack([x[y == c].double().mean(0) for c in (0, 1)])
-    torch.testing.assert_close(learner.head.state_dict()["means"][2:], means, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(learner.objective.head.state_dict()["means"][2:], means, rtol=1e-6, atol=1e-7)
 
 
 def test_stored_statistics_move_with_the_features(build, tasks):
@@ -196,9 +196,9 @@ def test_stored_statistics_move_with_the_features(build, tasks):
     for follow in (False, True):
         learner = build(head="lda", drift="map" if follow else "none", distill=0.0, epochs=3)
         learner.learn(first)
-        stored = learner.head.state_dict()["means"].clone()
+        stored = learner.objective.head.state_dict()["means"].clone()
         learner.learn(second)
-        means[follow] = learner.head.state_dict()["means"][:2]
+        means[follow] = learner.objective.head.state_dict()["means"][:2]
         x, y = features(learner, first.train), torch.tensor(first.train.labels)
     assert torch.equal(means[False], stored), "the first task is the same"
     truth = torch.stack([x[y == c].double().mean(0) for c in (0, 1)])
@@ -282,8 +282,8 @@ def test_views_count_every_sample_that_often(build, tasks, views):
     for one in (learner, again):
         one.learn(first)
         one.learn(second)
-    assert learner.head.state_dict()["counts"].tolist() == [4 * views] * 4
-    assert torch.equal(learner.head.state_dict()["scatter"], again.head.state_dict()["scatter"])
+    assert learner.objective.head.state_dict()["counts"].tolist() == [4 * views] * 4
+    assert torch.equal(learner.objective.head.state_dict()["scatter"], again.objective.head.state_dict()["scatter"])
     assert accuracy(learner, [first, second]) > 1.3 / 4
 
 
@@ -292,8 +292,10 @@ def test_drift_is_seen_on_the_clean_samples_alone(build, tasks, monkeypatch):
     learner = build(head="lda", views=3, drift="noise", distill=0.0)
     learner.learn(first)
     before, seen = features(learner, second.train), []
-    blur = type(learner.head).blur
-    monkeypatch.setattr(type(learner.head), "blur", lambda head, *moved: (seen.append(moved), blur(head, *moved)))
+    blur = type(learner.objective.head).blur
+    monkeypatch.setattr(
+        type(learner.objective.head), "blur", lambda head, *moved: (seen.append(moved), blur(head, *moved))
+    )
     learner.learn(second)
     ((old, new),) = seen
     torch.testing.assert_close(old, before, rtol=1e-5, atol=1e-5)
@@ -312,8 +314,10 @@ def test_task_scores_come_from_the_rows_on_the_features_they_were_trained_on(bui
         frozen = features(learner, samples)
     assert not torch.allclose(adapted, frozen, atol=1e-3)
     seen = {"adapted": adapted, "frozen": frozen, "both": torch.cat([frozen, adapted], 1)}[head_features]
-    scores = 0.7 * within_task(learner.rows.logits(adapted), learner.tasks)
-    torch.testing.assert_close(learner.logits(samples), learner.head.logits(seen) + scores, rtol=1e-5, atol=1e-4)
+    scores = 0.7 * within_task(learner.objective.rows.logits(adapted), learner.tasks)
+    torch.testing.assert_close(
+        learner.logits(samples), learner.objective.head.logits(seen) + scores, rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("similarity", ["weight", "factor", "cka"])
@@ -593,7 +597,7 @@ def test_the_papers_settings_run(build, tasks, modality):
     for task in stream:
         report = learner.learn(task)
     assert report.prune_error > 0
-    assert learner.head is learner.rows
+    assert learner.objective.head is learner.objective.rows
     assert "head.means" not in learner.state_dict()
     assert all(torch.isfinite(learner.logits(task.test)).all() for task in stream)
 

@@ -11,7 +11,7 @@ from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
 from hamcl.ham import Adapter, Factors
 from hamcl.heads import Rows
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 from hamcl.methods.ease import Prototypes
 from hamcl.methods.inflora import InfLoRAConfig, Used, _inputs
 from hamcl.methods.registry import METHODS, load_method
@@ -208,8 +208,8 @@ def test_ease_keeps_what_every_adapter_says(build, tasks):
     for task in tasks[:2]:
         method.learn(task)
     assert len(method.adapters) == 2
-    assert method.head.means.shape == (4, 2, 32)
-    assert method.head.counts.tolist() == [[4, 0], [4, 0], [4, 4], [4, 4]]
+    assert method.objective.head.means.shape == (4, 2, 32)
+    assert method.objective.head.counts.tolist() == [[4, 0], [4, 0], [4, 4], [4, 4]]
     seen, extract = [], method._extract
     method._extract = lambda *args, **options: seen.append(args) or extract(*args, **options)
     samples = tasks[0].test.select(range(len(tasks[0].test)))
@@ -270,8 +270,11 @@ def test_slca_scores_with_the_aligned_rows(build, tasks):
     method = build("slca", align_samples=16)
     for task in tasks[:2]:
         method.learn(task)
-    features = method._extract(method.model, tasks[0].test)
+    features = method.extract(method.model, tasks[0].test)
     torch.testing.assert_close(
-        method.logits(tasks[0].test), features @ method.head.weight.T + method.head.bias, atol=1e-5, rtol=1e-5
+        method.logits(tasks[0].test),
+        features @ method.objective.head.weight.T + method.objective.head.bias,
+        atol=1e-5,
+        rtol=1e-5,
     )
-    assert not torch.allclose(method.head.weight, method.rows.weight)
+    assert not torch.allclose(method.objective.head.weight, method.objective.rows.weight)

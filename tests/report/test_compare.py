@@ -23,7 +23,7 @@ def done(tmp_path, stream, method, monkeypatch):
         given = {"spec": "numbers", "tasks": tasks, "seed": config.get("seed", 0), **(cut or {})}
         options = RunOptions(method_name, given)
         shorter = replace(stream, tasks=stream.tasks[:tasks])
-        return run(shorter, method(HAMConfig(device="cpu", **config)), tmp_path / name, options=options)
+        return run(shorter, method(HAMConfig(**config)), tmp_path / name, options=options)
 
     return make
 

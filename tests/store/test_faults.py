@@ -355,7 +355,7 @@ def test_a_task_that_cannot_be_kept_says_so_of_itself_and_blocks_nothing(copied,
         raise TrainingError("the loss is nan")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hamcl.methods.ham.HAM._end", fails)
+        patch.setattr("hamcl.methods.ham.HAM.end", fails)
         with pytest.raises(TrainingError):
             copied.learn(week(3))
     copied.learn(week(4))

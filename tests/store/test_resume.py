@@ -59,7 +59,7 @@ def test_going_on_after_a_kill_gives_the_same_tensors(copied, week, forked, monk
             case "next epoch":
                 copied.learn(week(3), progress=at_step(5))
             case "merging":
-                monkeypatch.setattr("hamcl.methods.ham.HAM._end", die)
+                monkeypatch.setattr("hamcl.methods.ham.HAM.end", die)
                 copied.learn(week(3))
             case "writing":
                 real, calls = work.save_object, []

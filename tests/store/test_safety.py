@@ -142,7 +142,7 @@ def test_a_backbone_that_is_missing_or_another_one_is_refused(create, copied, tm
 
 def test_a_backbone_folder_may_move(bert_folder, tmp_path, toy):
     shutil.copytree(bert_folder, tmp_path / "bert")
-    options = HAMConfig(rank=2, epochs=1, projection=16, device="cpu")
+    options = HAMConfig(rank=2, epochs=1, projection=16)
     store = Store.create(tmp_path / "texts.ham", backbone=str(tmp_path / "bert"), config=options)
     task = toy.task("one", ("a", "b"), modality="text")
     store.learn(task)

@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from hamcl.config import HAMConfig
-from hamcl.learning.learner import Method, TaskReport
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import TaskReport
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
 
 
-class Centres(Method):
+class Centres(Learner):
     """Nearest mean of numbers; every task shifts the older means at random, so that it forgets.
 
     Attributes:
@@ -23,7 +24,7 @@ class Centres(Method):
         backbone = SimpleNamespace(
             spec="numbers", fingerprint="abc", preprocess=preprocess, modality="text", read_depths=lambda: False
         )
-        super().__init__(backbone, config or HAMConfig(device="cpu"))
+        super().__init__(backbone, config or HAMConfig())
         self.centres = torch.zeros(0)
         self.fail_at, self.error = fail_at, error
         self.learned = []

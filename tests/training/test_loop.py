@@ -430,10 +430,10 @@ def test_a_given_precision_is_taken():
 
 
 def test_devices():
-    assert resolve_device("cpu") == CPU
-    automatic = resolve_device("auto")
+    assert Machine("cpu") == CPU
+    automatic = Machine("auto")
     assert torch.zeros(1, device=automatic).device.type == automatic.type
     assert (automatic.type == "cpu") == (not torch.accelerator.is_available())
     for name in ("quantum", "cuda:99", "cpu:x"):
         with pytest.raises(UsageError, match=rf"^device '{name}' cannot be used here: [^\n]+$"):
-            resolve_device(name)
+            Machine(name)

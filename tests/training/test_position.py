@@ -47,7 +47,7 @@ def learner(request, toy, bert_folder):
         text = request.param == "text"
         backbone = load_backbone(str(bert_folder)) if text else toy.vit()
         options = {"rank": 2, "epochs": 3, "batch_size": 4, "dropout": 0.3}
-        model = HAM(backbone, HAMConfig(**options, projection=16, device="cpu"))
+        model = HAM(backbone, HAMConfig(**options, projection=16))
         kind = {"modality": request.param, "augmentation": "none" if text else "photo"}
         model.learn(toy.task("one", ("a", "b"), 5, **kind))
         return model, toy.task("two", ("c", "d"), 7, **kind)

@@ -9,6 +9,7 @@ from hamcl.bench.run import RunOptions, check_folder, run
 from hamcl.bench.state import load_state
 from hamcl.config import HAMConfig
 from hamcl.export import Kind
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
 from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
@@ -28,7 +29,7 @@ class Part:
     Attributes:
         options: of `load_stream`.
         backbone_options: of `load_backbone`.
-        config: options of every method.
+        config: options of every method that reads them.
         seconds: what each method took on two cores, from which the time left is told.
     """
 
@@ -81,6 +82,7 @@ def demo(
     out: Path,
     *,
     sizes: Sizes | None = None,
+    machine: Machine | None = None,
     command: Sequence[str] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -117,8 +119,9 @@ def demo(
                 on_start(f"{part.stream}: {name}", len(stream), before, share)
             before += share
             kind, folder = load_method(name), out / part.stream / name
-            backbone = load_backbone(part.backbone, **part.backbone_options)
-            method = kind(backbone, kind.config_type.from_dict({**kind.defaults, **part.config, **own}))
+            config = kind.configured(own, part.config)
+            backbone = load_backbone(part.backbone, depths=config.depths_to_read, **part.backbone_options)
+            method = kind(backbone, config, machine)
             options = RunOptions(
                 method=name,
                 stream={"spec": part.stream, **part.options},

@@ -72,10 +72,11 @@ def read_grid(path: Path) -> list[Cell]:
 
     The file's keys, all mappings but `seeds`:
 
-    - `streams`: name -> `stream`, `backbone`, options of `load_stream` and `load_backbone`, `options` of all methods;
+    - `streams`: name -> `stream`, `backbone`, options of `load_stream` and `load_backbone`, `options` of all methods
+      that read them;
     - `methods`: name -> `method` (that name by default), `preset`, `options`, `grid` (option -> list of values),
       `streams` (a list of them, or name -> options there; all by default);
-    - `options` of every method on every stream;
+    - `options` of every method on every stream, if it reads them;
     - `seeds`, a list ([0] by default): of the draws and of the class order.
 
     Options override each other in this order: preset, the method's own defaults, those of all, of the stream, of the
@@ -181,7 +182,7 @@ def load_data(cell: Cell, data: Path | None) -> Stream:
         if data is None:
             raise UsageError(f"the stream of {cell.name} has the data_dir {cut['data_dir']!r}; say where all data is")
         cut["data_dir"] = data / cut["data_dir"]
-    return load_stream(cell.spec, **cut, seed=cell.config.seed, on_bad_sample=cell.config.on_bad_sample)
+    return load_stream(cell.spec, **cut, seed=cell.config.seed)
 
 
 def _run(cell: Cell, stream: Stream, folder: Path) -> Result:
@@ -193,7 +194,8 @@ def _run(cell: Cell, stream: Stream, folder: Path) -> Result:
         resume=True,
         predictions="last",
     )
-    method = load_method(cell.method)(load_backbone(cell.backbone, **cell.read), cell.config)
+    backbone = load_backbone(cell.backbone, depths=cell.config.depths_to_read, **cell.read)
+    method = load_method(cell.method)(backbone, cell.config)
     return run(stream, method, folder, options=options)
 
 
@@ -226,7 +228,11 @@ def _cell(
 ) -> Cell:
     kind_name = method.values.get("method", name.rpartition("/")[2])
     kind, preset = load_method(kind_name), method.values.get("preset", "default")
-    given = {**shared, **stream.mapping("options"), **method.mapping("options"), **there, **point}
+    own = {**method.mapping("options"), **there, **point}
+    common = {**shared, **stream.mapping("options")}
+    config = kind.configured({**own, "seed": seed}, common, preset=preset)
+    read = kind.reads(config)
+    given = {**{name: value for name, value in common.items() if name in read}, **own}
     return Cell(
         name="/".join([name, *([_named(point)] if point else []), f"s{seed}"]),
         spec=stream.required("stream"),
@@ -234,7 +240,7 @@ def _cell(
         backbone=stream.required("backbone"),
         read={key: stream.values[key] for key in READ if key in stream.values},
         method=kind_name,
-        config=kind.config_type.from_dict({**kind.defaults, **given, "seed": seed}, preset=preset),
+        config=config,
         preset=preset,
         given=given,
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 from hamcl import metrics
 from hamcl.bench.state import drop_states, load_state, save_state
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 from hamcl.plain import plain
 from hamcl.report.layout import reported
 from hamcl.report.plots import plot_curve, plot_matrix
@@ -52,7 +52,7 @@ class RunOptions:
 
 def run(
     stream: Stream,
-    method: Method,
+    method: Learner,
     out: Path,
     *,
     options: RunOptions,
@@ -92,7 +92,8 @@ def run(
         stream=StreamRecord.of(stream, options.stream),
         backbone=_backbone(method, options),
         config=plain(method.config.to_dict()),
-        provenance=provenance(method.device),
+        resolved=plain(method.settings.to_dict()),
+        provenance=provenance(method.device, method.machine.arithmetic(method.device)),
         command=list(options.command),
         notes=list(stream.notes),
     )
@@ -136,7 +137,7 @@ def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _learn(
     stream: Stream,
-    method: Method,
+    method: Learner,
     out: Path,
     options: RunOptions,
     result: Result,
@@ -185,7 +186,7 @@ def _learn(
         on_task(result)
 
 
-def _evaluate(stream: Stream, method: Method, result: Result, record: StepRecord, step: int) -> list[pa.Table]:
+def _evaluate(stream: Stream, method: Learner, result: Result, record: StepRecord, step: int) -> list[pa.Table]:
     """Fill row `step` of the accuracy matrices and return the predictions."""
     start = time.perf_counter()
     tables = []
@@ -219,7 +220,7 @@ def _draw(out: Path, result: Result) -> None:
             result.notes.append(f"{name} was not drawn ({error}); ham report --plot draws from the record")
 
 
-def _backbone(method: Method, options: RunOptions) -> dict[str, Any]:
+def _backbone(method: Learner, options: RunOptions) -> dict[str, Any]:
     backbone = method.backbone
     return plain(
         {
@@ -243,7 +244,7 @@ def _resumed(out: Path, asked: Result) -> Result:
     return found
 
 
-def _restore(out: Path, stream: Stream, method: Method, result: Result) -> None:
+def _restore(out: Path, stream: Stream, method: Learner, result: Result) -> None:
     """Bring the method to where the record ends."""
     learned = len(result.steps)
     if not learned:

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 from hamcl.errors import DataError, UsageError
 from hamcl.heads.calibration import KNOWN
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 from hamcl.streams.base import Joined, Modality, Selected
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.pixels import decode_image, read_image
@@ -149,16 +149,16 @@ class Asked:
         return Inputs(self.names, Joined(tuple(self.parts)), self.problems, self.notes)
 
 
-def answers(model: Method, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:
+def answers(model: Learner, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:
     """Yield the k best classes of every input that can be read, in order; `problem` is told of each that cannot."""
-    size = model.config.eval_batch_size
+    size = model.machine.eval_batch_size
     for start in range(0, len(inputs.names), size):
         names, values = inputs.names[start : start + size], inputs.values[start : start + size]
         try:
             prediction = model.predict(values, k)
         except DataError:
             # Prepared once more, so that only a batch with a bad sample pays for it and none is kept in memory.
-            prepare = model.backbone.preprocess.transform(False, model.augmentation)
+            prepare = model.backbone.preprocess.transform(False, model.objective.augmentation)
             usable = [i for i in range(len(names)) if _readable(values, i, prepare, problem)]
             names, values = [names[i] for i in usable], Selected(values, tuple(usable))
             prediction = model.predict(values, k)

@@ -3,27 +3,27 @@
 from dataclasses import replace
 from json import loads
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
+from hamcl.cli.options import machine_of
 from hamcl.cli.shell import (
     DATA,
     UNTOUCHED,
     Augmented,
-    Device,
     Folder,
     Json,
     LabelColumn,
     Moving,
     TaskName,
     TextColumn,
-    Threads,
     Where,
     count,
     errors,
     note,
     prepare,
+    reopened,
     say,
     say_json,
     sentences,
@@ -60,18 +60,17 @@ def export(
     license: Annotated[str | None, typer.Option(help="Licence of the model, such as mit.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     backbone: Where = None,
-    device: Device = None,
-    threads: Threads = None,
     json: Json = False,
+    **given: Any,
 ) -> None:
     """Write the model for other libraries, with its class names and a model card."""
     with sentences(UNTOUCHED):
         from hamcl.export import Card, check
-        from hamcl.store import Store
 
-        prepare(threads)
+        machine = machine_of(given)
+        prepare(machine)
         check(out, kind, overwrite=overwrite)
-        opened = Store.open(store, backbone=backbone, device=device)
+        opened = reopened(store, backbone, machine)
         model, state = opened.model(), opened.manifest.state
         card = Card(title=title, license=license)
         # An evaluation of an earlier model, or on the data it was learned from, says nothing about this one.
@@ -104,18 +103,17 @@ def import_(
     label_column: LabelColumn = None,
     backbone: Where = None,
     progress: Moving = None,
-    device: Device = None,
-    threads: Threads = None,
     json: Json = False,
+    **given: Any,
 ) -> None:
     """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
     with sentences(since(store)):
         from hamcl.cli.live import Live
-        from hamcl.store import Store
         from hamcl.streams import Samples, Task, load_task
 
-        prepare(threads)
-        opened = Store.open(store, backbone=backbone, device=device)
+        machine = machine_of(given)
+        prepare(machine)
+        opened = reopened(store, backbone, machine)
         name = adapter.resolve().name if name is None else name
         if data is None:
             if classes is None and not (adapter / "classes.json").is_file():
@@ -131,7 +129,7 @@ def import_(
                 augmentation=augmentation,
                 text_column=text_column,
                 label_column=label_column,
-                on_bad_sample=opened.manifest.options.on_bad_sample,
+                on_bad_sample=machine.on_bad_sample,
             )
             note(task.notes)
         else:
@@ -168,14 +166,16 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def verify(
-    store: Folder, backbone: Where = None, device: Device = None, threads: Threads = None, json: Json = False
+    store: Folder,
+    backbone: Where = None,
+    json: Json = False,
+    **given: Any,
 ) -> None:
     """Check every checksum, every shape and every invariant."""
     with sentences(UNTOUCHED):
-        from hamcl.store import Store
-
-        prepare(threads)
-        lines = Store.open(store, backbone=backbone, device=device).verify()
+        machine = machine_of(given)
+        prepare(machine)
+        lines = reopened(store, backbone, machine).verify()
         if json:
             return say_json({"checked": lines})
         for line in lines:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hamcl.cli.options import build_config
+from hamcl.cli.options import MACHINE_PANEL, build_config, machine_of
 from hamcl.cli.shell import (
     BACKBONES,
     DATA,
@@ -15,8 +15,6 @@ from hamcl.cli.shell import (
     UNTOUCHED,
     Augmented,
     ConfigFile,
-    Device,
-    EvalBatch,
     Folder,
     ImageSize,
     Json,
@@ -26,7 +24,6 @@ from hamcl.cli.shell import (
     Preset,
     TaskName,
     TextColumn,
-    Threads,
     Where,
     count,
     errors,
@@ -35,6 +32,7 @@ from hamcl.cli.shell import (
     prepare,
     present,
     printable,
+    reopened,
     say,
     say_json,
     sentences,
@@ -58,17 +56,16 @@ def init(
     config: ConfigFile = None,
     preset: Preset = "default",
     keep: Annotated[int, typer.Option(min=0, help="How many earlier states are kept for ham undo.")] = 3,
-    threads: Threads = None,
     json: Json = False,
     **given: Any,
 ) -> None:
     """Make a new model that knows nothing yet; its options are chosen here, once."""
     with sentences(since(store, "interrupted; no store was made")):
-        settings = build_config(given, file=config, preset=preset)
-
+        from hamcl.methods.ham import HAM
         from hamcl.store import Store
 
-        prepare(threads)
+        prepare(machine_of(given))
+        settings = build_config(given, file=config, preset=preset, method=HAM)
         read = present(image_size=image_size, max_length=max_length)
         made = Store.create(store, backbone=backbone, backbone_options=read, config=settings, keep=keep)
         record = made.manifest.backbone
@@ -95,8 +92,6 @@ def learn(
         typer.Option(help="Log the training there too; tensorboard writes to STORE.runs/TASK beside the store."),
     ] = None,
     progress: Moving = None,
-    device: Device = None,
-    threads: Threads = None,
     json: Json = False,
     **given: Any,
 ) -> None:
@@ -104,12 +99,12 @@ def learn(
     with sentences(since(store, GOES_ON)):
         from hamcl.cli.live import Live
         from hamcl.report.tracking import Tracking
-        from hamcl.store import Store
         from hamcl.streams import load_task
         from hamcl.streams.names import file_name
 
-        prepare(threads)
-        opened = Store.open(store, backbone=backbone, device=device)
+        machine = machine_of(given)
+        prepare(machine)
+        opened = reopened(store, backbone, machine)
         options = present(**given)
         task = load_task(
             data,
@@ -117,7 +112,7 @@ def learn(
             augmentation=augmentation,
             text_column=text_column,
             label_column=label_column,
-            on_bad_sample=options.get("on_bad_sample", opened.manifest.options.on_bad_sample),
+            on_bad_sample=machine.on_bad_sample,
         )
         note(task.notes)
         folder = Path(f"{store}.runs") / file_name(task.name)
@@ -178,51 +173,43 @@ def evaluate(
     known: Annotated[bool, typer.Option("--known", help="Leave out classes that were not learned.")] = False,
     every: Annotated[bool, typer.Option("--all", help="List every class, not only the worst.")] = False,
     record: Annotated[bool, typer.Option("--record/--no-record", help="Keep the result in the store.")] = True,
-    eval_batch_size: EvalBatch = None,
-    on_bad_sample: Annotated[
-        Literal["error", "skip"] | None, typer.Option(help="Instead of what the store does with an unreadable sample.")
-    ] = None,
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "both"] | None,
+        Literal["auto", "fp32", "bf16", "both"],
         typer.Option(
-            help="Arithmetic, instead of that of the store; both also says how many answers differ between bf16 and "
-            "fp32, in which exports compute (three times the work)."
+            help="Arithmetic of the backbone; both also says how many answers differ between bf16 and fp32, in which "
+            "exports compute (three times the work).",
+            rich_help_panel=MACHINE_PANEL,
         ),
-    ] = None,
+    ] = "auto",
     backbone: Where = None,
     progress: Moving = None,
-    device: Device = None,
-    threads: Threads = None,
     json: Json = False,
+    **given: Any,
 ) -> None:
     """Measure the accuracy on labelled data: by task, by class, and what is taken for what."""
     with sentences(since(store)):
         from hamcl.cli import tables
         from hamcl.cli.live import Live
         from hamcl.heads.calibration import doubt
-        from hamcl.store import Store, Unrecorded
+        from hamcl.store import Unrecorded
         from hamcl.store.evaluation import once
         from hamcl.streams import load_task
         from hamcl.streams.task import regroup
 
-        prepare(threads)
-        opened = Store.open(store, backbone=backbone, device=device)
+        machine = machine_of({**given, "precision": "auto" if precision == "both" else precision})
+        prepare(machine)
+        opened = reopened(store, backbone, machine)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}
         columns = present(text_column=text_column, label_column=label_column)
-        bad = on_bad_sample or opened.manifest.options.on_bad_sample
-        read, twice = once([load_task(where, **columns, on_bad_sample=bad) for where in data])
+        read, twice = once([load_task(where, **columns, on_bad_sample=machine.on_bad_sample) for where in data])
         notes = [*(sentence for task in read for sentence in task.notes), *twice]
         note(notes)
         tasks, unrecorded = regroup(read, learned, known=known), ""
-        options = present(eval_batch_size=eval_batch_size, on_bad_sample=on_bad_sample)
-        if precision not in (None, "both"):
-            options["precision"] = precision
         try:
             with Live(errors, progress) as live:
                 result = opened.evaluate(
                     tasks,
-                    options=options,
                     record=record,
                     on_skip=lambda sentence: errors.print(f"skipped: {printable(sentence)}", **PLAIN),
                     watch=live.passed,
@@ -236,7 +223,7 @@ def evaluate(
         note(said)
         more: dict[str, Any] = {"unrecorded": unrecorded} if unrecorded else {}
         if precision == "both":
-            answers, differ = opened.between_precisions(tasks, options=options)
+            answers, differ = opened.between_precisions(tasks)
             more["precision"] = {"answers": answers, "differ": differ}
         if json:
             say_json({**asdict(result), "notes": notes + said, **more})

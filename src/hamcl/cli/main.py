@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 import hamcl
 from hamcl.cli import keep, life, predict, run
-from hamcl.cli.options import config_parameters, task_parameters, with_parameters
+from hamcl.cli.options import config_parameters, machine_parameters, task_parameters, with_parameters
 from hamcl.cli.shell import CLOSED, hush, printable, ready, shown
 from hamcl.cli.silence import silence_pillow
 
@@ -63,17 +63,25 @@ def main(
 
 
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"
-app.command("init", rich_help_panel=MODEL)(with_parameters(life.init, config_parameters()))
-app.command("learn", rich_help_panel=MODEL)(with_parameters(life.learn, task_parameters()))
+app.command("init", rich_help_panel=MODEL)(
+    with_parameters(life.init, [*config_parameters(), *machine_parameters("threads")])
+)
+app.command("learn", rich_help_panel=MODEL)(with_parameters(life.learn, [*task_parameters(), *machine_parameters()]))
 app.command("status", rich_help_panel=MODEL)(life.status)
-app.command("eval", rich_help_panel=MODEL)(life.evaluate)
-app.command("predict", rich_help_panel=MODEL)(predict.predict)
+app.command("eval", rich_help_panel=MODEL)(
+    with_parameters(life.evaluate, machine_parameters("device", "eval_batch_size", "threads", "on_bad_sample"))
+)
+app.command("predict", rich_help_panel=MODEL)(
+    with_parameters(predict.predict, machine_parameters("device", "precision", "eval_batch_size", "threads"))
+)
 app.command("undo", rich_help_panel=MODEL)(keep.undo)
-app.command("export", rich_help_panel=MODEL)(keep.export)
-app.command("import", rich_help_panel=MODEL)(keep.import_)
-app.command("verify", rich_help_panel=MODEL)(keep.verify)
+app.command("export", rich_help_panel=MODEL)(with_parameters(keep.export, machine_parameters("device", "threads")))
+app.command("import", rich_help_panel=MODEL)(with_parameters(keep.import_, machine_parameters()))
+app.command("verify", rich_help_panel=MODEL)(with_parameters(keep.verify, machine_parameters("device", "threads")))
 app.command("diff", rich_help_panel=MODEL)(keep.diff)
 app.command("gc", rich_help_panel=MODEL)(keep.gc)
-app.command("run", rich_help_panel=BENCHMARKS)(with_parameters(run.run, config_parameters()))
+app.command("run", rich_help_panel=BENCHMARKS)(with_parameters(run.run, [*config_parameters(), *machine_parameters()]))
 app.command("report", rich_help_panel=BENCHMARKS)(run.report)
-app.command("demo", rich_help_panel=BENCHMARKS)(run.demo)
+app.command("demo", rich_help_panel=BENCHMARKS)(
+    with_parameters(run.demo, machine_parameters("device", "precision", "threads"))
+)

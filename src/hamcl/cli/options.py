@@ -2,39 +2,64 @@
 
 import dataclasses
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
-from types import MappingProxyType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
-from hamcl.config import PER_TASK, HAMConfig, read_options, read_value
+from hamcl.config import MACHINE, PER_TASK, HAMConfig, read_options, read_value
 from hamcl.errors import UsageError
+from hamcl.machine import Machine
+
+if TYPE_CHECKING:
+    from hamcl.learning.learner import Learner
 
 CONFIG_PANEL = "Method (defaults of ham; a baseline sets some of its own)"
+MACHINE_PANEL = "Machine (no part of the model)"
 TASK_PANEL = "For this task alone (by default what init was told)"
 NONE: Any = object()
 """What `none` on the command line parses to, told apart from an option that was not given."""
 
 
 def config_parameters() -> list[Parameter]:
-    """One keyword parameter per field of `HAMConfig`; None means that it was not given."""
-    hints = get_type_hints(HAMConfig)
-    return [
-        _parameter(field, hints[field.name], f" Default: {_shown(field.default)}", CONFIG_PANEL)
-        for field in dataclasses.fields(HAMConfig)
-    ]
+    """One keyword parameter per option of the model; None means that it was not given."""
+    return _parameters(HAMConfig, CONFIG_PANEL)
 
 
 def task_parameters() -> list[Parameter]:
-    """The same of the fields that may differ from task to task."""
-    hints = get_type_hints(HAMConfig)
+    """The same of the options that may differ from task to task."""
+    return _parameters(HAMConfig, TASK_PANEL, PER_TASK, defaults=False)
+
+
+def machine_parameters(*names: str) -> list[Parameter]:
+    """The same of the options of the machine; all of them where none are named."""
+    return _parameters(Machine, MACHINE_PANEL, names or MACHINE)
+
+
+def machine_of(given: dict[str, Any]) -> Machine:
+    """Take the options of the machine out of what was given on the command line.
+
+    Raises:
+        UsageError: a value is not allowed.
+    """
+    found = {name: given.pop(name) for name in MACHINE if name in given}
+    asked: dict[str, Any] = {
+        name: None if value is NONE else value for name, value in found.items() if value is not None
+    }
+    return Machine(**asked)
+
+
+def _parameters(
+    kind: type, panel: str, names: Collection[str] | None = None, *, defaults: bool = True
+) -> list[Parameter]:
+    hints = get_type_hints(kind)
     return [
-        _parameter(field, hints[field.name], "", TASK_PANEL)
-        for field in dataclasses.fields(HAMConfig)
-        if field.name in PER_TASK
+        _parameter(field, hints[field.name], f" Default: {_shown(field.default)}" if defaults else "", panel)
+        for field in dataclasses.fields(kind)
+        if names is None or field.name in names
     ]
 
 
@@ -43,8 +68,7 @@ def build_config(
     *,
     file: Path | None = None,
     preset: str = "default",
-    defaults: Mapping[str, Any] = MappingProxyType({}),
-    kind: type[HAMConfig] = HAMConfig,
+    method: "type[Learner]",
 ) -> HAMConfig:
     """Put the layers of settings together; each overrides the ones before it.
 
@@ -52,14 +76,20 @@ def build_config(
         given: from the command line; entries that are None were not given.
         file: a YAML or JSON file.
         preset: the name of a preset.
-        defaults: the method's own, above the preset: they are what makes it this method.
-        kind: the method's type of settings.
+        method: brings its type of settings, and defaults of its own above the preset.
 
     Raises:
-        UsageError: an option does not exist, or a value is not allowed.
+        UsageError: an option does not exist or, given on the command line, does nothing in this method; or a value is
+            not allowed.
     """
     line = {name: None if value is NONE else value for name, value in given.items() if value is not None}
-    return kind.from_dict({**defaults, **(read_options(file) if file else {}), **line}, preset=preset)
+    asked = {**method.defaults, **(read_options(file) if file else {}), **line}
+    config = method.config_type.from_dict(asked, preset=preset)
+    for name in line:
+        if name not in method.reads(config):
+            with_head = f" with head={config.head!r}" if name in method.reads(replace(config, head="auto")) else ""
+            raise UsageError(f"{method.__name__}{with_head} does nothing with the option {name!r}; leave it out")
+    return config
 
 
 def method_options(lines: Sequence[str], kind: type[HAMConfig]) -> dict[str, Any]:

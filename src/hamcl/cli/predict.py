@@ -3,7 +3,6 @@
 import io
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -11,20 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hamcl.cli.options import machine_of
 from hamcl.cli.shell import (
     UNTOUCHED,
-    Device,
-    EvalBatch,
     Folder,
     Moving,
     TextColumn,
-    Threads,
     Where,
     complain,
     errors,
     note,
     prepare,
-    present,
+    reopened,
     sentences,
     shown,
 )
@@ -51,15 +48,10 @@ def predict(
         typer.Option("--format", help="By default that of --out, else a table."),
     ] = None,
     text_column: TextColumn = None,
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"] | None, typer.Option(help="Arithmetic, instead of that of the store.")
-    ] = None,
-    device: Device = None,
-    eval_batch_size: EvalBatch = None,
     backbone: Where = None,
     progress: Moving = None,
-    threads: Threads = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    **given: Any,
 ) -> None:
     """Name the classes of images or texts, the most probable first."""
     with sentences(UNTOUCHED):
@@ -67,14 +59,14 @@ def predict(
         from hamcl.cli.live import Live
         from hamcl.cli.tables import form_of, show_answers, write_answers
         from hamcl.heads.calibration import doubt
-        from hamcl.store import Store
 
         chosen = form_of("jsonl" if json and form is None else form, out)
         if out is not None:
             out = out.expanduser()  # a shell leaves --out=~/x as it is
             check_writable(out)
-        prepare(threads)
-        opened = Store.open(store, backbone=backbone, device=device)
+        machine = machine_of(given)
+        prepare(machine)
+        opened = reopened(store, backbone, machine)
         stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
         asked = gather(inputs, opened.manifest.backbone.modality, stdin, text_column)
         note(asked.notes)
@@ -87,7 +79,6 @@ def predict(
             unread.append(sentence)
 
         model = opened.model()
-        model.config = replace(model.config, **present(eval_batch_size=eval_batch_size, precision=precision))
         table, seen = chosen == "table", out is None and sys.stdout.isatty()
         sure: set[bool] = set()
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hamcl.cli.options import build_config, integers, method_options
+from hamcl.cli.options import build_config, integers, machine_of, method_options
 from hamcl.cli.shell import (
     BACKBONES,
     PLAIN,
@@ -18,7 +18,6 @@ from hamcl.cli.shell import (
     Moving,
     Preset,
     TextColumn,
-    Threads,
     errors,
     note,
     prepare,
@@ -28,6 +27,7 @@ from hamcl.cli.shell import (
 )
 
 if TYPE_CHECKING:
+    from hamcl.machine import Machine
     from hamcl.report.records import Result
     from hamcl.training.loop import Step
 
@@ -76,7 +76,6 @@ def run(
     resume: Resume = False,
     overwrite: Overwrite = False,
     progress: Moving = None,
-    threads: Threads = None,
     method_option: Annotated[
         list[str],
         typer.Option(
@@ -99,11 +98,12 @@ def run(
         from hamcl.report.tracking import Tracking
         from hamcl.streams import load_stream
 
-        prepare(threads)
+        machine = machine_of(given)
+        prepare(machine)
         check_folder(out, resume=resume, overwrite=overwrite)
         kind = load_method(method)
         given |= method_options(method_option, kind.config_type)
-        settings = build_config(given, file=config, preset=preset, defaults=kind.defaults, kind=kind.config_type)
+        settings = build_config(given, file=config, preset=preset, method=kind)
         cut = present(
             tasks=tasks,
             classes_per_task=classes_per_task,
@@ -121,7 +121,7 @@ def run(
             seed=settings.seed,
         )
         read = present(image_size=image_size, max_length=max_length)
-        data = load_stream(stream, **cut, on_bad_sample=settings.on_bad_sample)
+        data = load_stream(stream, **cut, on_bad_sample=machine.on_bad_sample)
         note(data.notes)
         options = RunOptions(
             method=method,
@@ -132,7 +132,7 @@ def run(
             overwrite=overwrite,
             predictions=predictions,
         )
-        learner = kind(load_backbone(backbone, **read), settings)
+        learner = kind(load_backbone(backbone, depths=settings.depths_to_read, **read), settings, machine)
         tracking = Tracking(tracker, out, settings.to_dict(), fresh=overwrite)
 
         def stepped(step: "Step") -> None:
@@ -185,11 +185,11 @@ def demo(
     resume: Resume = False,
     overwrite: Overwrite = False,
     progress: Moving = None,
-    threads: Threads = None,
+    **given: Any,
 ) -> None:
     """Show what hamcl does: two real streams, four methods, a few minutes, no network."""
     if store is not None:
-        return _practice(store, progress, threads)
+        return _practice(store, progress, machine_of(given))
     with sentences():
         from hamcl.bench.demo import COMPARISON, MODEL, Sizes
         from hamcl.bench.demo import demo as run_demo
@@ -197,12 +197,14 @@ def demo(
         from hamcl.cli.live import Live
         from hamcl.report.compare import LEGEND
 
-        prepare(threads)
+        machine = machine_of(given)
+        prepare(machine)
         sizes = Sizes()
         with Live(errors, progress) as live:
             settings = run_demo(
                 out,
                 sizes=sizes,
+                machine=machine,
                 command=["ham", *sys.argv[1:]],
                 resume=resume,
                 overwrite=overwrite,
@@ -228,7 +230,7 @@ def demo(
         shown.print(f"  ham report {out} --plot curves.png", **PLAIN)
 
 
-def _practice(folder: Path, progress: bool | None, threads: int | None) -> None:
+def _practice(folder: Path, progress: bool | None, machine: "Machine") -> None:
     """Leave data and a model that knows their first week, and say what to try."""
     with sentences("interrupted; delete the folder and start again"):
         from hamcl.bench.practice import IMAGES, TEXTS, practice
@@ -236,7 +238,7 @@ def _practice(folder: Path, progress: bool | None, threads: int | None) -> None:
         from hamcl.store import Store
         from hamcl.streams import load_task
 
-        prepare(threads)
+        prepare(machine)
         practice(folder)
         digits, texts = folder / IMAGES, folder / TEXTS
         model, other = folder / "digits.ham", folder / "diagnoses.ham"

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -15,6 +15,10 @@ from rich.text import Text
 from hamcl.cli.spoken import spoken
 from hamcl.config import PRESETS
 from hamcl.errors import HamError, UsageError
+
+if TYPE_CHECKING:
+    from hamcl.machine import Machine
+    from hamcl.store import Store
 
 
 class Shown(Console):
@@ -35,10 +39,6 @@ Folder = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of the
 Where = Annotated[
     str | None,
     typer.Option("--backbone", help="Where the backbone lies now, if not where the store says; it must be the same."),
-]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...; by default that of the store.")]
-EvalBatch = Annotated[
-    int | None, typer.Option("--eval-batch-size", help="Samples at a time; by default that of the store.")
 ]
 TaskName = Annotated[str | None, typer.Option("--name", help="Name of the task; by default that of the data.")]
 Augmented = Annotated[
@@ -66,7 +66,6 @@ Moving = Annotated[
     typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Threads = Annotated[int | None, typer.Option(min=1, max=4096, help="Processor threads of PyTorch.")]
 
 CLOSED = 141
 """The exit code where the reader of the output has gone (`| head`): that of a program ended by SIGPIPE."""
@@ -206,11 +205,20 @@ def present(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def prepare(threads: int | None) -> None:
+def reopened(store: Path, backbone: str | None, machine: "Machine") -> "Store":
+    """Open a store to compute with; say what it no longer decides."""
+    from hamcl.store import Store
+
+    opened = Store.open(store, backbone=backbone, machine=machine)
+    if dropped := opened.manifest.dropped:
+        kept = ", ".join(f"{name}={value!r}" for name, value in dropped.items())
+        note([f"{store} was made with {kept}, which is no part of a model any more: give it with each command"])
+    return opened
+
+
+def prepare(machine: "Machine") -> None:
     """Set the number of threads, and silence the bars of libraries, which would run through our own."""
-    import torch
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    machine.use_threads()

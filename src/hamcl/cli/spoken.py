@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from hamcl.config import HAMConfig
+from hamcl.config import MACHINE, HAMConfig
 
 ARGUMENTS = (
     *("augmentation", "backbone", "checkpoint_minutes", "class_order", "class_order_file", "classes_per_task"),
@@ -30,7 +30,7 @@ PHRASES = {
 }
 """What a Python user is told to do, and how that is done on the command line."""
 
-_NAMES = {*ARGUMENTS, *(field.name for field in dataclasses.fields(HAMConfig))}
+_NAMES = {*ARGUMENTS, *MACHINE, *(field.name for field in dataclasses.fields(HAMConfig))}
 _LONG = "|".join(sorted(name for name in _NAMES if "_" in name))  # no word of a sentence looks like these
 _ALL = "|".join(sorted(_NAMES))
 _OPTION = re.compile(rf"\boption '?({_ALL})\b'?")

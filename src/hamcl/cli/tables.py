@@ -16,6 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from hamcl.cli.shell import as_json, count, printable, unicode
+from hamcl.config import AUTO
 from hamcl.errors import UsageError
 from hamcl.plain import plain
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
@@ -51,7 +52,8 @@ def facts(store: Store) -> dict[str, Any]:
             "format": manifest.format,
             "created": manifest.created,
             "backbone": manifest.backbone,
-            "config": manifest.config,
+            "config": manifest.options.to_dict(),
+            "resolved": manifest.resolved,
             "classes": state.classes,
             "tasks": tasks,
             "groups": [{"tasks": g.tasks, "importance": g.importance, "rank": g.rank} for g in state.groups],
@@ -65,7 +67,6 @@ def facts(store: Store) -> dict[str, Any]:
 
 def status(store: Store) -> Tree:
     """The store as a tree: classes, tasks with their similarities, groups, sizes and the last evaluation."""
-    from hamcl.methods.ham import HAM
 
     manifest, state = store.manifest, store.manifest.state
     backbone, options = manifest.backbone, manifest.options
@@ -75,7 +76,7 @@ def status(store: Store) -> Tree:
         for name, value in (("image size", backbone.options.image_size), ("max length", backbone.options.max_length))
         if value
     )
-    head = HAM.AUTO[backbone.modality] if options.head == "auto" else options.head
+    head = AUTO[backbone.modality] if options.head == "auto" else options.head
     tree.add(_text(f"backbone {backbone.spec}{sizes}, head {head}"))
     tree.add(_text(f"{count(len(state.classes), 'class')}: {_some(state.classes)}"))
     tasks = tree.add(count(len(state.tasks), "task"))

@@ -6,41 +6,54 @@ An analytic head keeps statistics of features, never samples: class counts and m
 
 from collections.abc import Sequence
 
+from hamcl.config import PROJECTION
 from hamcl.errors import UsageError
-from hamcl.heads.base import Calibrated, Drift, Head, Linear
+from hamcl.heads.base import Calibrated, Head, Linear
 from hamcl.heads.moments import LDA, NearestMean
 from hamcl.heads.ridge import Ridge
-from hamcl.heads.rows import Rows, TaskRows, within_task
+from hamcl.heads.rows import Rows, TaskRows, TrainedRows
 from hamcl.heads.stack import Stack
+
+READS = {
+    "linear": frozenset[str](),
+    "cosine": frozenset[str](),
+    "ncm": frozenset({"views"}),
+    "lda": frozenset({"views", "drift", "shrinkage"}),
+    "ridge": frozenset({"views", "drift", "projection"}),
+    "stack": frozenset({"views", "drift", "shrinkage", "projection"}),
+    "auto": frozenset({"views", "drift", "shrinkage", "projection"}),
+}
+"""The options of `HAMConfig` that have an effect with each head."""
 
 
 def build_head(
     kind: str, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int | None = None, seed: int = 0
 ) -> Head:
-    """Make an empty head, "linear", "cosine", "ncm", "lda", "ridge" or "stack", for features of one or more blocks.
+    """Make an empty analytic head, "ncm", "lda", "ridge" or "stack", for features of one or more blocks.
 
     A `projection` of None has the width that suits the head.
+
+    Raises:
+        UsageError: there is no such head.
     """
     width = sum(blocks)
+    wide = PROJECTION.get(kind, 0) if projection is None else projection
     match kind:
-        case "linear" | "cosine":
-            return Rows(width, cosine=kind == "cosine")
         case "ncm":
             return NearestMean(width)
         case "lda":
             return LDA(width, shrinkage)
         case "ridge":
-            return Ridge(width, Ridge.PROJECTION if projection is None else projection, seed)
+            return Ridge(width, wide, seed)
         case "stack":
-            projection = Stack.PROJECTION if projection is None else projection
-            return Stack(blocks, shrinkage=shrinkage, projection=projection, seed=seed)
-    raise UsageError(f"there is no head {kind!r}; choose linear, cosine, ncm, lda, ridge or stack")
+            return Stack(blocks, shrinkage=shrinkage, projection=wide, seed=seed)
+    raise UsageError(f"there is no head {kind!r}; choose ncm, lda, ridge or stack")
 
 
 __all__ = [
     "LDA",
+    "READS",
     "Calibrated",
-    "Drift",
     "Head",
     "Linear",
     "NearestMean",
@@ -48,6 +61,6 @@ __all__ = [
     "Rows",
     "Stack",
     "TaskRows",
+    "TrainedRows",
     "build_head",
-    "within_task",
 ]

@@ -42,42 +42,6 @@ class Linear:
         return Linear(factor * self.weight, factor * self.bias, self.projection, direct)
 
 
-@dataclass(frozen=True)
-class Drift:
-    """An affine map of features from before a task to after it, `x -> x @ matrix + offset`.
-
-    Attributes:
-        matrix: shape (width, width).
-        offset: shape (width,).
-    """
-
-    matrix: Tensor
-    offset: Tensor
-
-    @classmethod
-    def fit(cls, before: Tensor, after: Tensor, ridge: float = 1.0) -> "Drift":
-        """Fit the change of features by ridge regression around the identity.
-
-        Directions the samples do not span stay where they are. `ridge` is relative to the mean variance of a
-        feature times the number of samples.
-
-        Args:
-            before, after: features of the same samples, shape (n, width).
-        """
-        x, y = before.double(), after.double()
-        mean_x, mean_y = x.mean(0), y.mean(0)
-        centred = x - mean_x
-        gram = centred.T @ centred
-        strength = ridge * gram.diagonal().mean().clamp_min(torch.finfo(gram.dtype).tiny)
-        gram.diagonal().add_(strength)
-        change = torch.linalg.solve(gram, centred.T @ ((y - mean_y) - centred))
-        matrix = torch.eye(x.shape[1], dtype=x.dtype) + change
-        return cls(matrix, mean_y - mean_x @ matrix)
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return features @ self.matrix + self.offset
-
-
 class Head(ABC):
     """Logits over all classes seen so far.
 
@@ -85,8 +49,10 @@ class Head(ABC):
         width: features per sample.
     """
 
+    trained = False
+    """Whether the head trains with the tasks; its state is then kept with the rows."""
     follows: frozenset[str] = frozenset()
-    """Answers to a drift of the features (`HAMConfig.drift`) that do anything: "map" is `move`, "noise" is `blur`."""
+    """Answers to a drift of the features (`HAMConfig.drift`) that do anything: "noise" is `blur`."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -111,10 +77,7 @@ class Head(ABC):
             views: how many times the same samples follow one another, as they are first and then augmented.
         """
 
-    def move(self, drift: Drift) -> None:  # noqa: B027 - a head without movable statistics keeps them as they are
-        """Carry the statistics along with the features."""
-
-    def blur(self, before: Tensor, after: Tensor) -> None:  # noqa: B027 - as `move`
+    def blur(self, before: Tensor, after: Tensor) -> None:  # noqa: B027 - most heads have nothing to follow with
         """Count the features' moves as noise in the statistics of all samples so far.
 
         Nobody can know where the features of earlier samples went, but the moves of the current task's samples show

@@ -7,13 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hamcl.errors import DataError
-from hamcl.heads.base import Calibrated, Drift, Linear, to_judge
+from hamcl.heads.base import Calibrated, Linear, to_judge
 
 
 class _Moments(Calibrated):
     """Class counts, class means and one within-class scatter shared by all classes."""
-
-    follows = frozenset({"map"})
 
     def __init__(self, width: int) -> None:
         super().__init__(width)
@@ -62,11 +60,6 @@ class _Moments(Calibrated):
         count = self.counts[labels][:, None]
         return (count * self.means[labels] - groups.sum(1)) / (count - groups.shape[1])
 
-    def move(self, drift: Drift) -> None:
-        self.means = drift(self.means)
-        self.scatter = drift.matrix.T @ self.scatter @ drift.matrix
-        self._solved = None
-
 
 class NearestMean(_Moments):
     """Cosine similarity to the class means (SimpleCIL, arXiv 2303.07338)."""
@@ -89,7 +82,7 @@ class LDA(_Moments):
     where the samples are few for the width, little where they are many.
     """
 
-    follows = frozenset({"map", "noise"})
+    follows = frozenset({"noise"})
 
     def __init__(self, width: int, shrinkage: float | None = None) -> None:
         super().__init__(width)

@@ -16,15 +16,14 @@ class Ridge(Calibrated):
     of the sums. (RanPAC takes the smallest squared error on the current task alone, which measured 1.5 to 2 points
     worse on 160 classes: a task of few classes asks for too large a penalty.)
 
-    Sums over projected samples cannot be mapped: `move` does nothing. A projection of width 0 is none: the features as
+    A projection of width 0 is none: the features as
     they are. Sums are float32, they are the largest part of the state.
     """
 
     follows = frozenset({"noise"})
-    PROJECTION = 4096
     PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 
-    def __init__(self, width: int, projection: int = PROJECTION, seed: int = 0) -> None:
+    def __init__(self, width: int, projection: int, seed: int = 0) -> None:
         super().__init__(width)
         self.seed = seed
         self.projection: Tensor | None = None

@@ -1,40 +1,38 @@
 """The linear classifier whose rows are trained task by task."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hamcl.errors import DataError
 from hamcl.heads.base import Head, Linear
 from hamcl.heads.calibration import evidence, temperature
 
 
-class Rows(Head):
-    """The linear classifier whose rows are trained task by task (heads "linear" and "cosine").
+class Rows:
+    """The linear classifier whose rows are trained task by task.
 
     The cosine variant compares directions: `scale * cos(x, row)`, without a bias.
 
     Attributes:
+        weight, bias: shapes (classes, width) and (classes,).
         temperature: what the scores are divided by, shape (); None where nothing asked for it.
     """
 
     SCALE = 16.0
 
     def __init__(self, width: int, cosine: bool = False) -> None:
-        super().__init__(width)
-        self.cosine = cosine
+        self.width, self.cosine = width, cosine
         self.weight = torch.zeros(0, width)
         self.bias = torch.zeros(0)
         self.temperature: Tensor | None = None
 
     def add_classes(self, count: int) -> None:
+        """Append rows of zeros."""
         self.weight = torch.cat([self.weight, self.weight.new_zeros(count, self.width)])
         self.bias = torch.cat([self.bias, self.bias.new_zeros(count)])
-        self._solved = None
-
-    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
-        """Nothing: the rows are trained with the adapter."""
 
     def trainable(self, columns: Tensor, random: torch.Generator) -> "TaskRows":
         """The rows of one task as a module to train; untrained rows start small and random."""
@@ -47,38 +45,60 @@ class Rows(Head):
         """Write the trained rows of one task back."""
         self.weight[columns] = rows.weight.detach().cpu().float()
         self.bias[columns] = rows.bias.detach().cpu().float()
-        self._solved = None
 
-    def calibrate(self, features: Tensor, labels: Tensor) -> None:
-        """Fit the temperature to the latest task's samples among all classes.
+    def state_dict(self) -> dict[str, Tensor]:
+        """The rows as tensors."""
+        state = {"weight": self.weight, "bias": self.bias}
+        return state if self.temperature is None else {**state, "temperature": self.temperature}
 
-        Rows keep no statistics that a sample could be left out of, so these are samples they were trained on, and none
-        of earlier tasks: what comes of it is a guess.
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave.
 
-        Args:
-            features: shape (n, width).
-            labels: columns of the logits, shape (n,).
+        Raises:
+            DataError: these are no rows.
         """
-        self.temperature, self._solved = None, None
+        if state.keys() - {"temperature"} != {"weight", "bias"}:
+            raise DataError(f"rows hold ['bias', 'weight'], the saved ones {sorted(state)}")
+        self.weight, self.bias = state["weight"].clone(), state["bias"].clone()
+        self.temperature = state["temperature"].clone() if "temperature" in state else None
+
+
+class TrainedRows(Head):
+    """The rows as they were trained with the tasks (heads "linear" and "cosine"); they keep the state.
+
+    The temperature is fitted to the latest task's samples among all classes. Rows keep no statistics that a sample
+    could be left out of, so these are samples they were trained on, and none of earlier tasks: what comes of it is a
+    guess.
+    """
+
+    trained = True
+
+    def __init__(self, rows: Rows) -> None:
+        super().__init__(rows.width)
+        self.rows = rows
+
+    def add_classes(self, count: int) -> None:
+        """Nothing: the rows have been told."""
+
+    def update(self, features: Tensor, labels: Tensor, views: int = 1) -> None:
+        self.rows.temperature = None
         found = temperature(evidence(self.logits(features), labels), len(labels))
-        self.temperature, self._solved = torch.tensor(found), None
+        self.rows.temperature = torch.tensor(found)
 
-    def layout(self, names: Collection[str]) -> dict[str, Tensor]:
-        own = {name: value for name, value in self.state_dict().items() if name != "temperature"}
-        return {**own, "temperature": torch.ones(())} if "temperature" in names else own
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        super()._load({"temperature": None, **state})  # type: ignore[dict-item]
+    def linear(self) -> Linear:
+        """The rows as they are now: they change without this head's doing."""
+        return self._solve()
 
     def _solve(self) -> Linear:
-        found = Linear(self.weight, self.bias)
-        if self.cosine:
-            found = Linear(self.SCALE * F.normalize(self.weight, dim=1), torch.zeros_like(self.bias))
-        return found if self.temperature is None else found.scaled(1 / self.temperature)
+        rows = self.rows
+        found = Linear(rows.weight, rows.bias)
+        if rows.cosine:
+            found = Linear(rows.SCALE * F.normalize(rows.weight, dim=1), torch.zeros_like(rows.bias))
+        return found if rows.temperature is None else found.scaled(1 / rows.temperature)
 
     def logits(self, features: Tensor) -> Tensor:
         x = self._check(features).float()
-        return self.linear()(F.normalize(x, dim=1) if self.cosine else x)
+        return self.linear()(F.normalize(x, dim=1) if self.rows.cosine else x)
 
 
 class TaskRows(nn.Module):
@@ -94,19 +114,3 @@ class TaskRows(nn.Module):
         if self.cosine_scale is None:
             return F.linear(features, self.weight, self.bias)
         return self.cosine_scale * F.linear(F.normalize(features, dim=1), F.normalize(self.weight, dim=1))
-
-
-def within_task(logits: Tensor, tasks: Sequence[Sequence[int]]) -> Tensor:
-    """Log-probabilities of each class among the classes of its own task; a class in two tasks counts to the last.
-
-    Args:
-        logits: shape (n, classes).
-        tasks: the columns of each task, in the order learned.
-    """
-    owner = {column: index for index, columns in enumerate(tasks) for column in columns}
-    scores = torch.zeros_like(logits)
-    for index in range(len(tasks)):
-        columns = [column for column, task in owner.items() if task == index]
-        if columns:
-            scores[:, columns] = logits[:, columns].log_softmax(1)
-    return scores

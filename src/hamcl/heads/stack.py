@@ -28,16 +28,13 @@ class Stack(Calibrated):
     """
 
     follows = frozenset({"noise"})
-    PROJECTION = 1024
-    """Narrower than that of `Ridge` alone, whose time is the cube and whose state the square of it: the other experts
-    know most of what a wider one adds."""
     PRIOR = 20.0
     """How sure the first weights are: as if so many samples, each of a curvature of 1, had been seen."""
     CURVATURE = 0.1
     """What a judged sample of a state of hamcl 0.1.0 is taken to have added to the precision."""
 
     def __init__(
-        self, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int = PROJECTION, seed: int = 0
+        self, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int, seed: int = 0
     ) -> None:
         super().__init__(sum(blocks))
         self.blocks = tuple(blocks)

@@ -1,10 +1,9 @@
-"""The contract of a continual-learning method, and what every method shares."""
+"""The story of one task: what every method of continual learning shares."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import fields, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any, Self
@@ -12,83 +11,53 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hamcl.config import HAMConfig
-from hamcl.errors import DataError, UsageError
+from hamcl.config import BARE, HAMConfig, resolve
+from hamcl.errors import UsageError
 from hamcl.ham.flat import prefixed, stripped
-from hamcl.machine import resolve_device
+from hamcl.heads import READS
+from hamcl.learning.classify import Classify, Prediction
+from hamcl.learning.lesson import Given, Lesson, State, TaskReport, Watch
+from hamcl.machine import Machine
+from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.reading.batches import Batch
-from hamcl.streams.base import Augmentation, Images, Inputs, Samples, Task
-from hamcl.streams.check import check
-from hamcl.streams.given import by_position
-from hamcl.streams.handed import is_one_image
-from hamcl.streams.names import canonical, key, spelled
+from hamcl.streams.base import Samples, Task
+from hamcl.streams.lazy import Kept
 from hamcl.training.features import extract
-from hamcl.training.loop import Progress
+from hamcl.training.loop import Model, Plan, Progress, train
+from hamcl.training.position import Keeper
 from hamcl.turns import Turns
 
-State = dict[str, Any]
-Watch = Callable[[str, int, int], None]
-"""Is told of every pass over samples without training: its name, the samples done, and all of them."""
+SHARED = frozenset({"seed", "depths", "head"})
+ADAPTER = frozenset({"rank", "lora_alpha", "dropout", "targets"})
+TRAINING = frozenset({"epochs", "batch_size", "lr", "head_lr", "importance_lr", "weight_decay", "warmup"})
+HELD = frozenset({"distill", "later_tasks"})
 
 
-@dataclass
-class TaskReport:
-    """What learning one task did.
-
-    Attributes:
-        seconds: wall time of the whole of `learn`.
-        losses: mean training loss of each epoch.
-        samples_per_second: throughput of the training loop.
-        skipped: one message per sample left out as unreadable.
-        notes: those of the task, see `Task`, and what was guessed of its images.
-        phases: seconds of each phase of `learn`.
-    """
-
-    task: str
-    classes: list[str]
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-    samples_per_second: float = 0.0
-    skipped: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the block's wall time to a phase."""
-        start = time.perf_counter()
-        yield
-        self.phases[phase] = self.phases.get(phase, 0.0) + time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class names of a batch, most probable first.
-
-    Attributes:
-        labels: the k best class names of each sample.
-        probabilities: shape (n, k), softmax of the logits.
-    """
-
-    labels: list[list[str]]
-    probabilities: Tensor
-
-
-class Method(ABC):
+class Learner(ABC):
     """Learns tasks one after another and classifies among all classes seen, without a task identity.
 
+    A method says what a task begins with (`begin`), what becomes of what was trained (`end`), whether a task trains
+    at all (`trains`), and what is kept (`model_state`, `load_model`); all of it about `model`. The objective says what
+    is learned.
+
     Args:
-        backbone: adapted in place; give each method a backbone of its own.
-        config: settings; a method ignores the ones that do not concern it. Options the method alone has take their
-            defaults where `config` is a plain HAMConfig.
+        backbone: its layers are replaced by adapted ones in place, so give each learner one of its own.
+        config: options of the model. Those that the method alone has take their defaults where it is a HAMConfig.
+        machine: where it computes.
 
     Attributes:
-        classes: class names seen so far, the columns of the logits.
-        tasks: the columns of each task learned.
-        task_names: their names.
-        augmentation: the kind of images learned last; evaluation prepares images the same way.
+        config: as it was asked for.
+        settings: the same, with every "auto" settled.
+        device: what `machine.device` came to.
+        model: batch -> features.
+        objective: what tells classes apart, see `Classify`.
+        task_names: the names of the tasks learned.
+        turns: lets threads ask together and learn alone.
         watch: is told of passes without training; None, as at first, for nobody.
+
+    Raises:
+        UsageError: an option is none of this method's, or the backbone does not fit the options.
     """
 
     evaluates_every_step = True
@@ -103,72 +72,228 @@ class Method(ABC):
     config_type: type[HAMConfig] = HAMConfig
     """HAMConfig, or a subclass that adds the options this method alone has."""
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        self.backbone = backbone
+    heads: Sequence[str] = ("auto", "linear", "cosine", "ncm", "lda", "ridge", "stack")
+    """What the option `head` may be."""
+
+    own: frozenset[str] = frozenset()
+    """Options of HAMConfig that this method reads besides those of its adapter, its training and its head."""
+
+    objective: Classify
+
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        self.backbone, self.machine = backbone, machine or Machine()
         self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
-        # Rows trained with a task stay a classifier of the network's own features, as its own library would have it.
-        wanted = self.config.depths == "all" or (
-            self.config.depths == "auto" and self.config.head not in ("linear", "cosine")
-        )
-        if wanted and not backbone.read_depths() and self.config.depths == "all":
-            raise UsageError(f"backbone {backbone.spec!r} does not show the features inside it: choose depths='last'")
-        self.device = resolve_device(config.device)
-        self.classes: tuple[str, ...] = ()
-        self.tasks: list[list[int]] = []
+        self.settings = resolve(self.config, backbone.modality, len(backbone.blocks))
+        self._check_options()
+        self.machine.use_threads()
+        self.device = self.machine.resolved()
+        self.model: Model = self.adapt()
+        self.model.to(self.device)
+        self.model.eval()
+        self.objective = self.classify()
         self.task_names: list[str] = []
-        self.augmentation: Augmentation = "none"
         self.turns = Turns()
         self.watch: Watch | None = None
 
     def __repr__(self) -> str:
-        known = f"{len(self.tasks)} tasks, {len(self.classes)} classes"
+        known = f"{len(self.task_names)} tasks, {len(self.classes)} classes"
         return f"{type(self).__name__}({known}, backbone {self.backbone.spec!r}, {self.device})"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise UsageError(f"{type(self).__name__} is not pickled or copied; {self.keeps}")
 
     @classmethod
-    def from_backbone(cls, spec: str, config: HAMConfig | None = None, **options: Any) -> Self:
+    def from_backbone(
+        cls, spec: str, config: HAMConfig | None = None, machine: Machine | None = None, **options: Any
+    ) -> Self:
         """Load the backbone `spec` (see `load_backbone`, which takes `options`) and start with no task."""
-        return cls(load_backbone(spec, **options), config or cls.config_type.from_dict(dict(cls.defaults)))
+        config = config or cls.config_type.from_dict(dict(cls.defaults))
+        return cls(load_backbone(spec, depths=config.depths_to_read, **options), config, machine)
 
-    @abstractmethod
-    def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
+    @classmethod
+    def configured(
+        cls, own: Mapping[str, Any], shared: Mapping[str, Any] = MappingProxyType({}), *, preset: str = "default"
+    ) -> HAMConfig:
+        """Options of this method: `own` as they are, and of those that it shares with others the ones it reads.
+
+        Raises:
+            UsageError: an option or the preset does not exist, or a value is not allowed.
+        """
+        everything = cls.config_type.from_dict({**cls.defaults, **shared, **own}, preset=preset)
+        read = {name: value for name, value in shared.items() if name in cls.reads(everything)}
+        return cls.config_type.from_dict({**cls.defaults, **read, **own}, preset=preset)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names seen so far, the columns of the logits."""
+        return self.objective.classes
+
+    @property
+    def tasks(self) -> list[list[int]]:
+        """The columns of each task learned."""
+        return self.objective.tasks
+
+    def learn(
+        self,
+        task: Task,
+        progress: Progress | None = None,
+        *,
+        keeper: Keeper | None = None,
+        given: Given | None = None,
+    ) -> TaskReport:
         """Learn one task from its training split; on an error the learner is as it was before.
+
+        Args:
+            progress: told of every step of the training.
+            keeper: keeps the position of the training, from which the same call goes on.
+            given: what another program trained on the task; only the rest is done.
 
         Raises:
             DataError: the task's samples cannot be used.
             TrainingError: the loss is not finite.
+            UsageError: another thread is learning.
         """
+        if not isinstance(task, Task):
+            raise UsageError(
+                f"learn() takes a Task, got {task!r:.80}; load_task(path) makes one of a folder or a file"
+            )
+        with self.turns.changing():
+            lesson = self.open(task, progress, keeper, given)
+            with self.whole():
+                self.objective.enter(lesson)
+                lesson.done("features before")
+                self.begin(lesson)
+                plan = self.plan(lesson) if given is None and self.trains(lesson) else None
+                loss = self.objective.loss(lesson, plan)
+                if plan:
+                    train(self.model, loss, lesson, plan, self.backbone.preprocess)
+                lesson.adapter = given.adapter if given else self.model.task_adapter(task.name)
+                lesson.done("training")
+                self.end(lesson)
+                lesson.done("merging")
+                self.objective.leave(lesson, loss)
+                self.task_names.append(task.name)
+            lesson.done("head")
+        return lesson.report
+
+    def open(self, task: Task, progress: Progress | None, keeper: Keeper | None, given: Given | None) -> Lesson:
+        """Refuse what cannot be learned, and read the samples; nothing changes yet."""
+        # The check, the features before, each epoch and each view read all images again.
+        task = replace(task, train=replace(task.train, inputs=Kept(task.train.inputs)))
+        lesson = Lesson(task, len(self.task_names), task.train, len(self.classes), self.report(task))
+        lesson.progress, lesson.keeper, lesson.given = progress, keeper, given
+        lesson.samples, lesson.report.skipped = self.objective.usable(lesson)
+        lesson.done("reading")
+        return lesson
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Put everything back as it was if the block raises."""
+        before = self.state_dict()
+        try:
+            yield
+        except BaseException:
+            self.load_state_dict(before)
+            raise
+
+    def plan(self, lesson: Lesson) -> Plan:
+        """How the training of a task goes: the rates and the number of steps, by `later_tasks`."""
+        settings, share, rate, hold = self.settings, 1.0, 1.0, self.settings.distill
+        if settings.later_tasks == "hold":
+            # What a move of the features costs grows with the classes learned before, what it gains does not.
+            hold = settings.distill * lesson.known / len(lesson.task.classes)
+            # Adam's steps are as long as the rate whatever the loss weighs: no distillation makes them shorter.
+            rate = lesson.share
+            # Rows that answer need all steps: their own rate does not shrink. Images are augmented, so the features
+            # to stay near are computed anew at every step, which makes it dear; texts take one epoch at least.
+            if not self.objective.head.trained:
+                share = max(1 / settings.epochs if self.backbone.modality == "text" else 0.0, rate)
+        return Plan(
+            seed=settings.seed,
+            epochs=settings.epochs,
+            share=share,
+            batch_size=settings.batch_size,
+            lr=rate * settings.lr,
+            head_lr=settings.head_lr,
+            importance_lr=rate * settings.importance_lr,
+            weight_decay=settings.weight_decay,
+            warmup=settings.warmup,
+            hold=hold,
+            machine=self.machine,
+            device=self.device,
+        )
 
     def finish(self, progress: Progress | None = None) -> None:  # noqa: B027 - most methods have nothing left to do
         """Do what can only be done after the last task."""
 
+    # What a method is made of.
+
+    def adapt(self) -> Model:
+        """What is trained, over the backbone."""
+        return adapted(self.backbone, self.settings)
+
+    def classify(self) -> Classify:
+        """What tells classes apart."""
+        return Classify(self)
+
+    def report(self, task: Task) -> TaskReport:
+        """An empty report of a task."""
+        return TaskReport(task.name, list(task.classes), notes=list(task.notes))
+
     @abstractmethod
+    def begin(self, lesson: Lesson) -> None:
+        """Make the model ready to train a task."""
+
+    def trains(self, lesson: Lesson) -> bool:
+        """Whether anything is trained on a task."""
+        return True
+
+    @abstractmethod
+    def end(self, lesson: Lesson) -> None:
+        """Turn what was trained, `lesson.adapter`, into the model that stays."""
+
+    @abstractmethod
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
+        """The tensors that the model keeps between tasks, and plain values."""
+
+    @abstractmethod
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
+        """Take over what `model_state` gave, and leave no task in training."""
+
+    def look(self, samples: Samples, *, train: bool = False) -> Tensor:
+        """Features of the samples as the model is now, shape (n, width).
+
+        Args:
+            train: of augmented views, drawn from the global generator (see `hamcl.rng.scoped`).
+        """
+        return self.extract(self.model, samples, train=train)
+
+    def look_again(self, samples: Samples) -> Tensor:
+        """`look` for an answer; a method whose model stays as it is may keep what it saw."""
+        return self.look(samples)
+
+    @classmethod
+    def reads(cls, config: HAMConfig) -> frozenset[str]:
+        """The options that have an effect in this method, with these values of the others."""
+        common = {field.name for field in fields(HAMConfig)}
+        alone = {field.name for field in fields(cls.config_type)} - common
+        return SHARED | ADAPTER | TRAINING | HELD | READS[config.head] | cls.own | alone
+
+    # What a user asks.
+
     def logits(self, samples: Samples) -> Tensor:
         """Scores over all seen classes, shape (n, classes), on the CPU."""
-
-    @abstractmethod
-    def state_dict(self) -> State:
-        """Everything learned: tensors by name, and plain values under "meta"."""
-
-    @abstractmethod
-    def load_state_dict(self, state: State) -> None:
-        """Take over a state saved by `state_dict`."""
-
-    @abstractmethod
-    def parameter_counts(self) -> dict[str, int]:
-        """Numbers trained on a task ("trainable") and kept between tasks besides the backbone ("stored")."""
+        return self.objective.answer(samples)
 
     @property
     def judged(self) -> float:
         """Samples the model had not learned that its probabilities were fitted to; 0: they are a guess."""
-        return 0.0
+        return self.objective.head.judged
 
     @property
     def together(self) -> bool:
         """Whether threads may ask at the same time: answering switches nothing in the model."""
-        return False
+        return True
 
     def predict(self, inputs: Any, k: int = 1) -> Prediction:
         """Classify one input or several; none give an empty prediction.
@@ -186,110 +311,88 @@ class Method(ABC):
         """
         if not self.classes:
             raise UsageError("nothing was learned yet: call learn(task) first")
-        if isinstance(k, bool) or not hasattr(k, "__index__") or k < 1:
-            raise UsageError(f"k says how many classes to name, at least 1, got {k!r}")
-        inputs = self._inputs(inputs)
-        if not len(inputs):
-            return Prediction([], torch.empty(0, min(k, len(self.classes))))
         with self.turns.asking(alone=not self.together):
-            scores = finite(self.logits(Samples(inputs, [0] * len(inputs))))
-        probabilities, columns = scores.softmax(1).topk(min(k, len(self.classes)))
-        return Prediction([[self.classes[c] for c in row] for row in columns.tolist()], probabilities)
+            return self.objective.predict(inputs, k)
 
     def evaluate(self, task: Task) -> float:
-        """Accuracy on the task's test split among all classes seen so far, in [0, 1]."""
-        if not len(task.test):
-            raise DataError(f"task {task.name!r} has no test samples to evaluate")
-        names = spelled(task.classes, self.classes)
-        column = {name: c for c, name in enumerate(self.classes)}
-        unseen = [name for name in names if name not in column]
-        if unseen:
-            raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
-        truth = torch.tensor([column[names[y]] for y in task.test.labels])
+        """Accuracy on the task's test split among all classes seen so far, in [0, 1].
+
+        Raises:
+            DataError: there are no test samples, or a class was not learned.
+        """
         with self.turns.asking(alone=not self.together):
-            scores = finite(self.logits(task.test))
-        return (scores.argmax(1) == truth).double().mean().item()
+            return self.objective.score(task)
 
-    def _inputs(self, inputs: Any) -> Sequence[Any]:
-        """What was given to `predict`, by position."""
-        if self.backbone.modality == "text":
-            return [inputs] if isinstance(inputs, str) else by_position(inputs, "inputs")
-        many = [inputs] if is_one_image(inputs) else by_position(inputs, "inputs")
-        return many if isinstance(many, Inputs) else Images(many)
+    def state_dict(self) -> State:
+        """Everything learned: tensors by name, and plain values under "meta"."""
+        with self.turns.asking(inside=True):
+            tensors, meta = self.model_state()
+            found, plain = self.objective.state()
+            state = {"meta": {**plain, "task_names": list(self.task_names), "model": meta}}
+            return state | {name: x.clone() for name, x in (prefixed("model", tensors) | found).items()}
 
-    def _usable(self, task: Task, *, may_be_empty: bool = False) -> tuple[Samples, list[str], list[str]]:
-        """The training samples that can be read, one message per sample left out, and the task's notes and more."""
-        if task.modality != self.backbone.modality:
-            meant = "" if self.backbone.modality == "image" else "; a Task of texts is made with modality='text'"
-            raise DataError(
-                f"task {task.name!r} holds {task.modality} samples, but backbone {self.backbone.spec!r} "
-                f"reads {self.backbone.modality}{meant}"
-            )
-        if not len(task.train) and not may_be_empty:
-            raise DataError(f"task {task.name!r} has no training samples; there is nothing to learn")
-        seen = set(task.train.labels)
-        missing = [name for y, name in enumerate(task.classes) if y not in seen]
-        if missing and len(task.train):
-            raise DataError(f"task {task.name!r} has no training samples of class {missing[0]!r}")
-        known = {key(name): name for name in self.classes}
-        for name in task.classes:
-            if canonical(known.get(key(name), name)) != name:
-                raise DataError(
-                    f"class {name!r} of task {task.name!r} differs only by case from {known[key(name)]!r}, "
-                    "which was learned before; rename one of them"
-                )
-        notes = list(task.notes)
-        return *check(task.train, self.config.on_bad_sample, task.classes, notes, self._told("reading")), notes
+    def load_state_dict(self, state: State) -> None:
+        """Take over a state saved by `state_dict`.
 
-    def _columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
-        """The class list after this task, and the task's columns in it."""
-        names = spelled(task.classes, self.classes)
-        column = {name: c for c, name in enumerate(dict.fromkeys(self.classes + names))}
-        return tuple(column), [column[name] for name in names]
+        Raises:
+            DataError: it is not one of this kind of learner.
+        """
+        with self.turns.changing():
+            self.task_names = list(state["meta"]["task_names"])
+            self.load_model(stripped("model", state), state["meta"]["model"])
+            self.objective.load(state)
 
-    def _extract(self, model: Callable[[Batch], Tensor], samples: Samples, *, train: bool = False) -> Tensor:
+    def parameter_counts(self) -> dict[str, int]:
+        """Numbers trained on a task ("trainable") and kept between tasks besides the backbone ("stored")."""
+        rows = (self.backbone.width + 1) * (len(self.tasks[-1]) if self.tasks else 0)
+        stored = sum(value.numel() for value in self.state_dict().values() if isinstance(value, Tensor))
+        return {"trainable": self.model.trainable_count() + rows, "stored": stored}
+
+    @torch.no_grad()
+    def extract(self, model: Callable[[Batch], Tensor], samples: Samples, *, train: bool = False) -> Tensor:
+        """Features of samples by any model on this learner's machine, see `hamcl.training.features.extract`."""
         return extract(
             model,
             samples,
             self.backbone.preprocess,
-            self.config,
+            self.machine,
             self.device,
             train=train,
-            augmentation=self.augmentation,
-            told=self._told("features"),
+            augmentation=self.objective.augmentation,
+            told=self.told("features"),
         )
 
-    def _told(self, what: str) -> Callable[[int, int], None] | None:
+    def told(self, what: str) -> Callable[[int, int], None] | None:
+        """Who is told of a pass over samples."""
         return partial(self.watch, what) if self.watch else None
 
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "classes": list(self.classes),
-            "tasks": [list(columns) for columns in self.tasks],
-            "task_names": list(self.task_names),
-            "augmentation": self.augmentation,
-        }
-
-    def _load_meta(self, meta: dict[str, Any]) -> None:
-        self.classes = tuple(meta["classes"])
-        self.tasks = [list(columns) for columns in meta["tasks"]]
-        self.task_names = list(meta["task_names"])
-        self.augmentation = meta["augmentation"]
-
-
-def finite(scores: Tensor) -> Tensor:
-    """The scores of samples, shape (n, classes), as they are.
-
-    Raises:
-        DataError: one is NaN or infinite, so that no class can be told.
-    """
-    bad = (~scores.isfinite()).any(1).sum().item()
-    if bad:
-        raise DataError(
-            f"the scores of {bad} of {len(scores)} samples are not finite: numbers of the model are damaged or far "
-            "too large; restore it from a copy, or learn again with a lower lr"
-        )
-    return scores
+    def _check_options(self) -> None:
+        """Refuse options that would do nothing, unless they are left as they come."""
+        name, config = type(self).__name__, self.config
+        if config.head not in self.heads:
+            raise UsageError(
+                f"{name} brings its own classifier: head={config.head!r} must be {' or '.join(self.heads)}, the rows "
+                "a task trains with"
+            )
+        reads = self.reads(self.settings)
+        for field in fields(config):
+            value = getattr(config, field.name)
+            untouched = (field.default, BARE.get(field.name, field.default), self.defaults.get(field.name))
+            if field.name not in reads and value not in untouched:
+                with_head = f" with head={self.settings.head!r}" if field.name in READS["auto"] else ""
+                raise UsageError(
+                    f"{name}{with_head} does nothing with the option {field.name}={value!r}; leave it out"
+                )
 
 
-__all__ = ["Batch", "Method", "Prediction", "State", "TaskReport", "finite", "prefixed", "stripped"]
+def adapted(backbone: Backbone, settings: HAMConfig, layers: Sequence[str] | None = None) -> AdaptedBackbone:
+    """Put the layers that the options describe into a backbone, in place of `layers` where they are named."""
+    return AdaptedBackbone(
+        backbone,
+        rank=settings.rank,
+        max_groups=settings.max_groups,
+        targets=settings.targets if layers is None else layers,
+        scale=settings.lora_alpha / settings.rank,
+        dropout=settings.dropout,
+        seed=settings.seed,
+    )

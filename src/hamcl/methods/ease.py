@@ -1,6 +1,6 @@
 """EASE (arXiv 2403.12030): one adapter per task, and class prototypes in the features of every adapter."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
@@ -12,11 +12,13 @@ from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Layers
 from hamcl.ham.flat import adapters_from, adapters_state
 from hamcl.heads import Head, Linear, Rows
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.classify import Classify
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
 
 
@@ -99,7 +101,7 @@ class Prototypes(Head):
         return self.linear()(F.normalize(features, dim=2).flatten(1))
 
 
-class EASE(Classifier):
+class EASE(Learner):
     """Every task trains an adapter of its own from the bare backbone; at inference all of them run, one after another.
 
     The rows a task trains with (`head` cosine or linear) only serve the training. Differences from the paper: LoRA
@@ -111,55 +113,70 @@ class EASE(Classifier):
     config_type = EASEConfig
     config: EASEConfig
     model: AdaptedBackbone
-    head: Prototypes
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        # Every adapter's own features are what it is about.
-        super().__init__(backbone, replace(config, head_features="adapted"), adapted(backbone, config))
-        self.head = Prototypes(backbone.width, self.config.alpha)
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.adapters: list[Layers] = []
         self.seen = Seen()
 
-    def _begin(self) -> None:
+    @classmethod
+    def reads(cls, config: HAMConfig) -> frozenset[str]:
+        return super().reads(config) | {"views"}
+
+    def classify(self) -> Classify:
+        return _UnderEach(self, Prototypes(self.backbone.width, self.config.alpha))
+
+    @property
+    def together(self) -> bool:
+        return False
+
+    def begin(self, lesson: Lesson) -> None:
         self.model.load_groups([], [])
         self.model.start_task()
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        adapter = self.model.task_adapter(task.name)
+    def end(self, lesson: Lesson) -> None:
+        adapter = lesson.adapter
+        assert adapter is not None
         adapter.check()
         self.adapters.append({name: f.scaled(adapter.importance) for name, f in adapter.layers.items()})
         self.model.end_task()
 
-    def _statistics(self, samples: Samples, index: int) -> Tensor:
-        """Features of the samples' views under every adapter, shape (n, adapters, width)."""
-        features = []
-        for layers in self.adapters:
+    def look_again(self, samples: Samples) -> Tensor:
+        """Features under every adapter, shape (n, adapters, width)."""
+
+        def under(layers: Layers) -> Tensor:
             self.model.load_groups([layers], [1.0])
-            features.append(super()._statistics(samples, index))
-        return torch.stack(features, 1)
+            return self.look(samples)
 
-    def _under(self, layers: Layers, samples: Samples) -> Tensor:
-        self.model.load_groups([layers], [1.0])
-        return self._extract(self.model, samples)
-
-    def logits(self, samples: Samples) -> Tensor:
-        if not self.adapters:
-            return torch.zeros(len(samples), 0)
         features = [
-            self.seen(samples, (i, self.augmentation), partial(self._under, layers, samples))
+            self.seen(samples, (i, self.objective.augmentation), partial(under, layers))
             for i, layers in enumerate(self.adapters)
         ]
-        return self.head.logits(torch.stack(features, 1))
+        return torch.stack(features, 1) if features else torch.zeros(len(samples), 0, self.backbone.width)
 
     def parameter_counts(self) -> dict[str, int]:
         counts = super().parameter_counts()
         # The adapter shown last is a group, but none is there when the next task trains.
         return {**counts, "trainable": counts["trainable"] - bool(self.adapters)}
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         return adapters_state(self.adapters), {"adapters": len(self.adapters)}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         self.adapters = list(adapters_from(tensors, meta["adapters"]))
         self.seen.clear()
         self.model.end_task()
+
+
+class _UnderEach(Classify):
+    """Shows the head the samples under every adapter."""
+
+    learner: EASE
+
+    def statistics(self, lesson: Lesson) -> Tensor:
+        """Features of the samples' views under every adapter, shape (views * n, adapters, width)."""
+        features = []
+        for layers in self.learner.adapters:
+            self.learner.model.load_groups([layers], [1.0])
+            features.append(super().statistics(lesson))
+        return torch.stack(features, 1)

@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from hamcl.config import BARE, HAMConfig
-from hamcl.heads import TaskRows
-from hamcl.learning.classify import Classifier
-from hamcl.learning.learner import State, TaskReport
+from hamcl.ham import Adapter
+from hamcl.heads import READS
+from hamcl.learning.learner import SHARED, TRAINING, Learner
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.backbones import Backbone
 from hamcl.reading.batches import Batch
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
-from hamcl.training.loop import Fit, Progress
 
 
 class _Bare(nn.Module):
@@ -32,58 +32,55 @@ class _Bare(nn.Module):
     def without_task(self) -> Iterator[None]:
         yield
 
-    frozen = without_task
-
     def adapter_parameters(self) -> list[nn.Parameter]:
         return []
 
     importance_parameters = adapter_parameters
 
+    def task_adapter(self, name: str) -> Adapter:
+        return Adapter(name, {})
+
     def trainable_count(self) -> int:
         return 0
 
 
-class Frozen(Classifier):
+class Frozen(Learner):
     """A frozen backbone: nearest mean is SimpleCIL (arXiv 2303.07338), ridge is RanPAC (arXiv 2307.02251) without
     first-session adaptation; only the linear heads train anything.
     """
 
     defaults = MappingProxyType({**BARE, "head": "ridge"})
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        # All its features are the frozen ones.
-        super().__init__(backbone, replace(config, head_features="adapted"), _Bare(backbone))
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.seen = Seen()
 
-    def _train(
-        self,
-        rows: TaskRows,
-        task: Task,
-        samples: Samples,
-        index: int,
-        anchors: Tensor | None,
-        progress: Progress | None,
-    ) -> Fit:
-        if self.head is not self.rows:
-            return Fit()
-        return super()._train(rows, task, samples, index, anchors, progress)
+    @classmethod
+    def reads(cls, config: HAMConfig) -> frozenset[str]:
+        rows = TRAINING - {"lr", "importance_lr"} if config.head in ("linear", "cosine") else frozenset[str]()
+        return SHARED | READS[config.head] - {"drift"} | rows
 
-    def _begin(self) -> None:
+    def adapt(self) -> _Bare:
+        return _Bare(self.backbone)
+
+    def begin(self, lesson: Lesson) -> None:
         """Nothing is adapted."""
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+    def trains(self, lesson: Lesson) -> bool:
+        return self.objective.head.trained
+
+    def end(self, lesson: Lesson) -> None:
         """Nothing is merged."""
 
-    def logits(self, samples: Samples) -> Tensor:
-        """Scores over all seen classes; the features of the same samples are computed once, while they exist."""
-        return self.head.logits(self.seen(samples, self.augmentation, lambda: self._extract(self.model, samples)))
+    def look_again(self, samples: Samples) -> Tensor:
+        return self.seen(samples, self.objective.augmentation, lambda: self.look(samples))
 
     def parameter_counts(self) -> dict[str, int]:
         counts = super().parameter_counts()
-        return counts if self.head is self.rows else {**counts, "trainable": 0}
+        return counts if self.objective.head.trained else {**counts, "trainable": 0}
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         return {}, {}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         """There is nothing to load."""

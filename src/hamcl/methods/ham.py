@@ -1,5 +1,6 @@
 """HAM, the learner: one adapter per task, merged into a fixed number of groups (arXiv 2509.13211)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from hamcl.export import Card, Kind, Learned, export
 from hamcl.export.foreign import linear_head, read_foreign
 from hamcl.ham import Adapter, Factors, Groups, final, similarity
 from hamcl.heads import TaskRows
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.learner import Learner, adapted
+from hamcl.learning.lesson import Given, Lesson, State, TaskReport
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Task
 
 
 @dataclass
@@ -44,7 +46,7 @@ class HAMReport(TaskReport):
     group_importances: list[float] = field(default_factory=list)
 
 
-class HAM(Classifier):
+class HAM(Learner):
     """Hierarchical adapter merging.
 
     Example:
@@ -56,55 +58,58 @@ class HAM(Classifier):
 
     keeps = "save(path) of it keeps it in a folder, without pickle, and HAM.load(path) reads that"
 
-    PROBE = 256
-    """Samples of the current task on which `cka` compares feature changes."""
-
+    own = frozenset({"max_groups", "threshold", "merge", "merge_rank", "density", "prune_on"})
     model: AdaptedBackbone
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, adapted(backbone, config))
-        self.groups = Groups(config.max_groups, config.threshold, calibrated=config.threshold_kind == "zscore")
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: HAMConfig | None = None,
+        machine: Machine | None = None,
+        *,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            layers: the names of those to adapt, which need not be found then; None: those of `config.targets`.
+        """
+        self._layers = layers
+        super().__init__(backbone, config or HAMConfig(), machine)
+        self.groups = Groups(self.settings.max_groups, self.settings.threshold)
 
-    @property
-    def together(self) -> bool:
-        # Frozen features are computed by switching the adapters off.
-        return self.config.head_features == "adapted" or self.head is self.rows
+    def adapt(self) -> AdaptedBackbone:
+        return adapted(self.backbone, self.settings, self._layers)
 
-    def _report(self, task: Task) -> HAMReport:
+    def report(self, task: Task) -> HAMReport:
         return HAMReport(task.name, list(task.classes), notes=list(task.notes))
 
-    def _begin(self) -> None:
+    def begin(self, lesson: Lesson) -> None:
+        """A new adapter beside the groups, whose features are also those from before the task."""
         self.model.start_task()
+        lesson.anchors = lesson.before
 
-    def _anchors(self, samples: Samples, old: Tensor | None) -> Tensor:
-        """The features of the groups alone, which are also those from before the task."""
-        if old is None or self.config.head_features == "frozen":
-            return super()._anchors(samples, old)
-        return old[:, -self.backbone.width :]
-
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        """Keep what was trained: the adapter and the importances."""
-        adapter = self.model.task_adapter(task.name)
-        adapter.check()
-        trained = self.model.group_importance.detach().cpu().tolist()
-        for group, importance in zip(self.groups.groups, trained, strict=False):
-            group.importance = importance
-        self._merge(adapter, samples, index, report)
-
-    def _merge(self, adapter: Adapter, samples: Samples, index: int, report: TaskReport) -> None:
-        """Compare, assign, prune, scale and merge a finished adapter; then show the groups to the model."""
+    def end(self, lesson: Lesson) -> None:
+        """Compare, assign, prune, scale and merge the adapter; then show the groups to the model."""
+        adapter, report, settings = lesson.adapter, lesson.report, self.settings
+        assert adapter is not None
         assert isinstance(report, HAMReport)
+        adapter.check()
+        if lesson.given is None:
+            trained = self.model.group_importance.detach().cpu().tolist()
+            for group, importance in zip(self.groups.groups, trained, strict=False):
+                group.importance = importance
         report.importance = adapter.importance
         report.group_importances = [group.importance for group in self.groups.groups]
-        assignment = self.groups.assign(self._similarities(adapter, samples))
+        similarities = [similarity.weight(adapter.layers, group.layers) for group in self.groups.groups]
+        assignment = self.groups.assign(similarities)
         merged = self.groups.absorb(
             assignment,
             adapter,
-            rule=self.config.merge,
-            rank=self.config.merge_rank,
-            density=self.config.density,
-            prune_on=self.config.prune_on,
-            generator=generator(self.config.seed, index, "merge"),
+            rule=settings.merge,
+            rank=settings.merge_rank,
+            density=settings.density,
+            prune_on=settings.prune_on,
+            generator=generator(settings.seed, lesson.index, "merge"),
         )
         report.group, report.opened = assignment.index, assignment.opened
         report.similarities, report.scores = assignment.similarities, assignment.scores
@@ -128,49 +133,23 @@ class HAM(Classifier):
             DataError: the adapter's files are damaged, or the samples cannot be used.
         """
         foreign = read_foreign(folder, self.backbone)
-        if self.head is not self.rows and not len(task.train):
+        trained = self.objective.head.trained
+        if not trained and not len(task.train):
             raise UsageError(
                 f"the head takes its statistics from samples: give training samples of each class of {task.name!r}"
             )
         rows = None
-        if self.head is self.rows or self.config.task_scores > 0:
-            if self.rows.cosine:
+        if trained:
+            if self.objective.rows.cosine:
                 raise UsageError("head 'cosine' compares directions, for which no other classifier was trained")
             head = linear_head(foreign, self.model.folded({}).cpu(), task.classes)
             rows = TaskRows(head.weight, head.bias, None)
         empty = {name: layer.shape for name, layer in self.model.layers.items() if name not in foreign.layers}
         zeros = {name: Factors(torch.zeros(1, i), torch.zeros(o, 1)) for name, (o, i) in empty.items()}
         layers = {name: foreign.layers.get(name) or zeros[name] for name in self.model.layers}
-
-        def take(samples: Samples, columns: list[int], index: int, old: Tensor | None, report: TaskReport) -> None:
-            with report.timed("merging"):
-                if rows is not None:
-                    self.rows.store(torch.tensor(columns), rows)
-                self._merge(Adapter(task.name, layers), samples, index, report)
-
-        report = self._take_in(task, take, may_be_empty=True)
+        report = self.learn(task, given=Given(Adapter(task.name, layers), rows))
         assert isinstance(report, HAMReport)
         return report
-
-    def _similarities(self, adapter: Adapter, samples: Samples) -> list[float]:
-        groups = [group.layers for group in self.groups.groups]
-        match self.config.similarity:
-            case "weight":
-                return [similarity.weight(adapter.layers, layers) for layers in groups]
-            case "factor":
-                return [similarity.factor(adapter.layers, layers) for layers in groups]
-        count = min(len(samples), self.PROBE)
-        if not groups or count < 2:  # one sample shows no alignment
-            return [0.0] * len(groups)
-        # Evenly spread, because samples often come class by class.
-        probe = samples.select([i * len(samples) // count for i in range(count)])
-        self.model.end_task()
-        bare = self._extract(self._frozen, probe)
-        changes = []
-        for layers in [adapter.layers, *groups]:
-            self.model.load_groups([layers], [1.0])
-            changes.append(self._extract(self.model, probe) - bare)
-        return [similarity.cka(changes[0], change) for change in changes[1:]]
 
     def _show_groups(self) -> None:
         groups = self.groups.groups
@@ -191,19 +170,14 @@ class HAM(Classifier):
     def rebased(self) -> "HAM":
         """A learner that goes on from the final merge: its backbone is the merged model, its groups are still to come.
 
-        Head, classes and stored samples are those of `self`, which stays as it is. Where the groups are lost, or are
-        to make room for new ones, this is how learning goes on; its state belongs to the merged backbone.
+        Head and classes are those of `self`, which stays as it is. Where the groups are lost, or are to make
+        room for new ones, this is how learning goes on; its state belongs to the merged backbone.
 
         Raises:
-            UsageError: nothing was learned yet, or the head sees frozen features, which the merged model has not.
+            UsageError: nothing was learned yet.
         """
         merged = self.merged()
-        if self.config.head_features != "adapted" and self.head is not self.rows:
-            raise UsageError(
-                f"the head knows features of the bare backbone (head_features={self.config.head_features!r}), which "
-                "the merged model does not give"
-            )
-        learner = HAM(merged, self.config)
+        learner = HAM(merged, self.config, self.machine)
         own, taken = learner.state_dict(), self.state_dict()
         learner.load_state_dict(
             {
@@ -228,39 +202,30 @@ class HAM(Classifier):
             How it is used, in one line.
 
         Raises:
-            UsageError: nothing was learned yet, the scores need more than one head on the merged model, or what
-                `hamcl.export.export` raises.
+            UsageError: nothing was learned yet, or what `hamcl.export.export` raises.
         """
         merged = self.merged()
-        for option, value, plain in (
-            ("head_features", self.config.head_features, "adapted"),
-            ("task_scores", self.config.task_scores, 0.0),
-        ):
-            if value != plain and self.head is not self.rows:
-                raise UsageError(
-                    f"{option}={value!r} needs more than one head on the merged model, so it cannot be exported; "
-                    f"learn with {option}={plain!r}"
-                )
         self._require_finite(merged)
+        head = self.objective.head
         learned = Learned(
             merged=merged.cpu(),
             fingerprint=self.backbone.fingerprint,
             groups=self.groups.groups,
-            head=self.head.linear(),
-            normalize=self.head is self.rows and self.rows.cosine,
+            head=head.linear(),
+            normalize=head.trained and self.objective.rows.cosine,
             classes=self.classes,
             tasks=[
                 (name, [self.classes[c] for c in columns])
                 for name, columns in zip(self.task_names, self.tasks, strict=True)
             ],
-            augmentation=self.augmentation,
+            augmentation=self.objective.augmentation,
             config=self.config.to_dict(),
         )
         return export(learned, path, kind, card=card, overwrite=overwrite)
 
     def _require_finite(self, merged: Backbone) -> None:
         """Raise DataError where what is to be exported holds numbers that are not finite."""
-        head = self.head.linear()
+        head = self.objective.head.linear()
         parts = {"the head": [head.weight, head.bias, head.projection, head.direct]}
         for name in self.model.layers:
             parts[f"layer {name!r}"] = [merged.module.get_submodule(name).weight]  # type: ignore[list-item]
@@ -278,8 +243,8 @@ class HAM(Classifier):
         `Store.open` and every `ham` command.
 
         Raises:
-            UsageError: there is something at `path` already, the learner keeps samples (`memory_per_class`), its
-                backbone was not made by `load_backbone`, or it is learning.
+            UsageError: there is something at `path` already, the backbone was not made by `load_backbone`, or the
+                learner is learning.
             DataError: the folder cannot be written.
         """
         from hamcl.store import saved  # a store builds on this module
@@ -288,12 +253,12 @@ class HAM(Classifier):
             saved.save(self, Path(path).expanduser())
 
     @classmethod
-    def load(cls, path: str | Path, *, backbone: str | None = None, device: str | None = None) -> "HAM":
+    def load(cls, path: str | Path, *, backbone: str | None = None, machine: Machine | None = None) -> "HAM":
         """Read what `save` wrote, or the present state of any store; learning can go on from it.
 
         Args:
             backbone: where the backbone lies now, if not where it was; it must be the same one.
-            device: instead of the one it was on.
+            machine: where it computes.
 
         Raises:
             UsageError: there is nothing to read at `path`.
@@ -301,12 +266,12 @@ class HAM(Classifier):
         """
         from hamcl.store import saved
 
-        return saved.load(Path(path).expanduser(), backbone=backbone, device=device)
+        return saved.load(Path(path).expanduser(), backbone=backbone, machine=machine)
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         state = self.groups.state_dict()
         return {name: value for name, value in state.items() if name != "meta"}, state["meta"]
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         self.groups.load_state_dict({**tensors, "meta": meta})
         self._show_groups()

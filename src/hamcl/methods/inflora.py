@@ -10,17 +10,16 @@ from torch import Tensor, nn
 
 from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Factors, merge_layers
-from hamcl.ham.flat import layers_from, layers_state
-from hamcl.heads import TaskRows
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport, prefixed, stripped
+from hamcl.ham.flat import layers_from, layers_state, prefixed, stripped
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.layers import HamLayer
 from hamcl.reading.batches import Batch
 from hamcl.rng import scoped
-from hamcl.streams.base import Samples, Task
-from hamcl.training.loop import Fit, Progress
+from hamcl.streams.base import Samples
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _real(values: Tensor, moment: Tensor) -> int:
     return int((values > 1e-12 * moment.square().sum()).sum())
 
 
-class InfLoRA(Classifier):
+class InfLoRA(Learner):
     """The sum of one adapter per task, `W0 + sum_t B_t A_t`.
 
     Before a task, A becomes the principal directions of the task's inputs to the layer within the directions not used
@@ -126,25 +125,14 @@ class InfLoRA(Classifier):
     config: InfLoRAConfig
     model: AdaptedBackbone
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, adapted(backbone, config))
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.merged: Mapping[str, Factors] = {}
         self.used: dict[str, Used] = {}
 
-    def _begin(self) -> None:
+    def begin(self, lesson: Lesson) -> None:
         self.model.start_task()
-
-    def _train(
-        self,
-        rows: TaskRows,
-        task: Task,
-        samples: Samples,
-        index: int,
-        anchors: Tensor | None,
-        progress: Progress | None,
-    ) -> Fit:
-        self._design(samples)
-        return super()._train(rows, task, samples, index, anchors, progress)
+        self._design(lesson.samples)
 
     @torch.no_grad()
     def _design(self, samples: Samples) -> None:
@@ -158,11 +146,12 @@ class InfLoRA(Classifier):
             layer.task_A.copy_(A.view_as(layer.task_A))
             layer.task_A.requires_grad_(False)
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        adapter = self.model.task_adapter(task.name)
+    def end(self, lesson: Lesson) -> None:
+        adapter = lesson.adapter
+        assert adapter is not None
         adapter.check()
-        for name, moment in self._moments(samples).items():
-            self.used[name].add(moment, self.config.energy_after(index))
+        for name, moment in self._moments(lesson.samples).items():
+            self.used[name].add(moment, self.config.energy_after(lesson.index))
         parts = [(adapter.layers, adapter.importance)]
         if self.merged:
             parts.insert(0, (self.merged, self.model.group_importance[0].item()))
@@ -197,7 +186,7 @@ class InfLoRA(Classifier):
             for name, layer in self.model.layers.items()
         ]
         try:
-            self._extract(watched, samples)
+            self.extract(watched, samples)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -208,12 +197,12 @@ class InfLoRA(Classifier):
         frozen = sum(layer.task_A.numel() for layer in self.model.layers.values())
         return {**counts, "trainable": counts["trainable"] - frozen}
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         bases = {name: used.basis for name, used in self.used.items()}
         tensors = prefixed("merged", layers_state(self.merged)) | prefixed("used", bases)
         return tensors, {"others": [name for name, used in self.used.items() if used.others]}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         self.merged = layers_from(stripped("merged", tensors))
         bases = stripped("used", tensors)
         self.used = {name: Used(basis, name in meta["others"]) for name, basis in bases.items()}

@@ -1,10 +1,14 @@
 """Joint training: all tasks' data at once; the upper bound that keeps everything."""
 
+from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
-from hamcl.learning.learner import TaskReport
+from hamcl.learning.lesson import Given, TaskReport
+from hamcl.machine import Machine
 from hamcl.methods.seq_lora import SeqLoRA
+from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Joined, Samples, Task
 from hamcl.training.loop import Progress
+from hamcl.training.position import Keeper
 
 
 class Joint(SeqLoRA):
@@ -12,16 +16,24 @@ class Joint(SeqLoRA):
 
     evaluates_every_step = False
 
-    def __init__(self, *args: object, **options: object) -> None:
-        super().__init__(*args, **options)  # type: ignore[arg-type]
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.waiting: list[Task] = []
 
-    def learn(self, task: Task, progress: Progress | None = None) -> TaskReport:
-        samples, skipped, notes = self._usable(task)
+    def learn(
+        self,
+        task: Task,
+        progress: Progress | None = None,
+        *,
+        keeper: Keeper | None = None,
+        given: Given | None = None,
+    ) -> TaskReport:
+        """Read a task and keep it until `finish`."""
+        lesson = self.open(task, progress, keeper, given)
         self.waiting.append(
-            Task(task.name, task.classes, samples, modality=task.modality, augmentation=task.augmentation)
+            Task(task.name, task.classes, lesson.samples, modality=task.modality, augmentation=task.augmentation)
         )
-        return TaskReport(task.name, list(task.classes), skipped=skipped, notes=notes)
+        return lesson.report
 
     def finish(self, progress: Progress | None = None) -> None:
         if not self.waiting:
@@ -33,7 +45,7 @@ class Joint(SeqLoRA):
         super().learn(
             Task("joint", classes, union, modality=first.modality, augmentation=first.augmentation), progress
         )
-        self.tasks = [[classes.index(name) for name in task.classes] for task in self.waiting]
+        self.objective.tasks = [[classes.index(name) for name in task.classes] for task in self.waiting]
         self.task_names = [task.name for task in self.waiting]
 
     def parameter_counts(self) -> dict[str, int]:

@@ -7,15 +7,15 @@ from torch import Tensor
 from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, merge_layers
 from hamcl.ham.flat import adapters_from, adapters_state
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
-from hamcl.streams.base import Samples, Task
 
 
-class LoRAPerTask(Classifier):
+class LoRAPerTask(Learner):
     """Keeps every adapter, so it grows with the tasks; `config.merge` says how they become one model.
 
     "concat" is their sum (arXiv 2212.04089 with weight 1), "mean" their average, "ties" arXiv 2306.01708, "dare"
@@ -23,18 +23,20 @@ class LoRAPerTask(Classifier):
     """
 
     defaults = MappingProxyType({**BARE, "head": "linear", "merge_rank": None})
+    own = frozenset({"merge", "merge_rank", "density"})
     model: AdaptedBackbone
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, adapted(backbone, config))
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.adapters: list[Adapter] = []
 
-    def _begin(self) -> None:
+    def begin(self, lesson: Lesson) -> None:
         self.model.load_groups([], [])
         self.model.start_task()
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        adapter = self.model.task_adapter(task.name)
+    def end(self, lesson: Lesson) -> None:
+        adapter = lesson.adapter
+        assert adapter is not None
         adapter.check()
         self.adapters.append(adapter)
         self._show_merged()
@@ -58,11 +60,11 @@ class LoRAPerTask(Classifier):
         # The merged adapter is shown as a group, but taken away before the next task trains.
         return {**counts, "trainable": counts["trainable"] - bool(self.adapters)}
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         tensors = adapters_state([adapter.layers for adapter in self.adapters])
         return tensors, {"adapters": [[adapter.task, adapter.importance] for adapter in self.adapters]}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         found = adapters_from(tensors, len(meta["adapters"]))
         self.adapters = [
             Adapter(task, layers, importance)

@@ -6,13 +6,12 @@ from types import MappingProxyType
 from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig, option
-from hamcl.heads import TaskRows
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
-from hamcl.streams.base import Samples, Task
+from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
-from hamcl.training.loop import Fit, Progress
 
 
 @dataclass(frozen=True)
@@ -36,48 +35,38 @@ class RanPAC(SeqLoRA):
     config_type = RanPACConfig
     config: RanPACConfig
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config)
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.seen = Seen()
 
     @property
     def settled(self) -> bool:
+        """Whether the adapter has learned all the tasks it does."""
         return len(self.tasks) >= self.config.adapt
 
-    def _begin(self) -> None:
+    def begin(self, lesson: Lesson) -> None:
         for parameter in self.model.adapter_parameters() + self.model.importance_parameters():
             parameter.requires_grad_(not self.settled)
 
-    def _train(
-        self,
-        rows: TaskRows,
-        task: Task,
-        samples: Samples,
-        index: int,
-        anchors: Tensor | None,
-        progress: Progress | None,
-    ) -> Fit:
-        if self.settled and self.head is not self.rows:
-            return Fit()
-        return super()._train(rows, task, samples, index, anchors, progress)
+    def trains(self, lesson: Lesson) -> bool:
+        return not self.settled or self.objective.head.trained
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+    def end(self, lesson: Lesson) -> None:
         if not self.settled:
             self.seen.clear()
 
-    def logits(self, samples: Samples) -> Tensor:
-        if not self.settled or self.config.head_features != "adapted" or self.config.task_scores > 0:
-            return super().logits(samples)
-        features = self.seen(samples, self.augmentation, lambda: self._extract(self.model, samples))
-        return self.head.logits(features)
+    def look_again(self, samples: Samples) -> Tensor:
+        if not self.settled:
+            return self.look(samples)
+        return self.seen(samples, self.objective.augmentation, lambda: self.look(samples))
 
     def parameter_counts(self) -> dict[str, int]:
         counts = super().parameter_counts()
         if max(0, len(self.tasks) - 1) < self.config.adapt:
             return counts
         rows = counts["trainable"] - self.model.trainable_count()
-        return {**counts, "trainable": rows if self.head is self.rows else 0}
+        return {**counts, "trainable": rows if self.objective.head.trained else 0}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
-        super()._load_model_state(tensors, meta)
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
+        super().load_model(tensors, meta)
         self.seen.clear()

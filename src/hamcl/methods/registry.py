@@ -4,7 +4,7 @@ import difflib
 from importlib import import_module
 
 from hamcl.errors import UsageError
-from hamcl.learning.learner import Method
+from hamcl.learning.learner import Learner
 
 METHODS = {
     "ham": "hamcl.methods.ham:HAM",
@@ -20,7 +20,7 @@ METHODS = {
 }
 
 
-def load_method(name: str) -> type[Method]:
+def load_method(name: str) -> type[Learner]:
     """The class of a method.
 
     Raises:

@@ -9,14 +9,14 @@ from torch import Tensor
 from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, Layers
 from hamcl.ham.flat import adapters_from, adapters_state
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.learner import Learner, adapted
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.streams.base import Samples, Task
 
 
-class SDLoRA(Classifier):
+class SDLoRA(Learner):
     """One adapter per task, all of them active: `W0 + sum_k alpha_k D_k`, with `D_k` normalised (eq. 4).
 
     While task t is learned, its A and B train together with `alpha_1 ... alpha_t`. A magnitude is one number for all
@@ -30,16 +30,20 @@ class SDLoRA(Classifier):
     defaults = MappingProxyType({**BARE, "head": "linear"})
     model: AdaptedBackbone
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, adapted(backbone, replace(config, max_groups=None)))
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.directions: list[Layers] = []
         self.magnitudes: list[float] = []
 
-    def _begin(self) -> None:
+    def adapt(self) -> AdaptedBackbone:
+        return adapted(self.backbone, replace(self.settings, max_groups=None))
+
+    def begin(self, lesson: Lesson) -> None:
         self.model.start_task()
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
-        adapter = self.model.task_adapter(task.name)
+    def end(self, lesson: Lesson) -> None:
+        adapter = lesson.adapter
+        assert adapter is not None
         adapter.check()
         self.magnitudes = self.model.group_importance.detach().cpu().tolist()
         direction, magnitude = _decoupled(adapter)
@@ -51,10 +55,10 @@ class SDLoRA(Classifier):
         self.model.end_task()
         self.model.load_groups(self.directions, self.magnitudes)
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         return adapters_state(self.directions), {"magnitudes": list(self.magnitudes)}
 
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         self.magnitudes = list(meta["magnitudes"])
         self.directions = list(adapters_from(tensors, len(self.magnitudes)))
         self._show_directions()

@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig
-from hamcl.learning.classify import Classifier, adapted
-from hamcl.learning.learner import State, TaskReport
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import Lesson, State
+from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
-from hamcl.streams.base import Samples, Task
 
 
-class SeqLoRA(Classifier):
+class SeqLoRA(Learner):
     """One LoRA adapter (arXiv 2106.09685), fine-tuned in sequence."""
 
     defaults = MappingProxyType({**BARE, "head": "linear"})
     model: AdaptedBackbone
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, config, adapted(backbone, config))
+    def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        super().__init__(backbone, config, machine)
         self.model.start_task()
 
-    def _begin(self) -> None:
+    def begin(self, lesson: Lesson) -> None:
         """Nothing: training goes on from the adapter of the tasks before."""
 
-    def _end(self, task: Task, samples: Samples, index: int, report: TaskReport) -> None:
+    def end(self, lesson: Lesson) -> None:
         """Nothing: the adapter stays as trained."""
 
-    def _model_state(self) -> tuple[dict[str, Tensor], State]:
+    def model_state(self) -> tuple[dict[str, Tensor], State]:
         # As they are in training: a finished adapter has its scale folded in, and dividing it out again would round.
         tensors = {
             f"{name}.{part}": factor.detach().cpu()
@@ -39,7 +39,7 @@ class SeqLoRA(Classifier):
         return tensors, {"importance": self.model.importance.item()}
 
     @torch.no_grad()
-    def _load_model_state(self, tensors: dict[str, Tensor], meta: State) -> None:
+    def load_model(self, tensors: dict[str, Tensor], meta: State) -> None:
         self.model.start_task()
         for name, layer in self.model.layers.items():
             layer.task_A.copy_(tensors[f"{name}.A"])

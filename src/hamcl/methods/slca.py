@@ -1,7 +1,7 @@
 """SLCA (arXiv 2303.05118): a slow learner, and classifier rows aligned on samples of class Gaussians."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig, option
 from hamcl.heads import Head, Linear, Rows
+from hamcl.learning.classify import Classify
+from hamcl.learning.lesson import Lesson
 from hamcl.methods.seq_lora import SeqLoRA
-from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
 
 
@@ -117,12 +118,20 @@ class SLCA(SeqLoRA):
     heads = ("linear",)
     config_type = SLCAConfig
     config: SLCAConfig
+
+    @classmethod
+    def reads(cls, config: HAMConfig) -> frozenset[str]:
+        return super().reads(config) | {"views"}
+
+    def classify(self) -> Classify:
+        return _Aligning(self, Aligned(self.backbone.width, self.config))
+
+
+class _Aligning(Classify):
+    """Aligns the rows after every task."""
+
     head: Aligned
 
-    def __init__(self, backbone: Backbone, config: HAMConfig) -> None:
-        super().__init__(backbone, replace(config, head_features="adapted"))
-        self.head = Aligned(backbone.width, self.config)
-
-    def _update_head(self, old: Tensor | None, new: Tensor, labels: Tensor) -> None:
-        self.head.update(new, labels)
+    def teach(self, lesson: Lesson, features: Tensor, labels: Tensor) -> None:
+        self.head.update(features, labels)
         self.head.align(self.rows, [*self.tasks, labels.unique().tolist()])

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,10 @@ from hamcl.reading.prepare import Preprocess
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
 
+Read = Literal["auto", "last", "all"]
+"""Which features of a network are read, see `Backbone`."""
+FindDepths = Callable[[nn.Module, Mapping[str, Tensor]], Depths]
+"""Finds the depths of a network by a batch."""
 LEAST_PIXELS = 8
 """The smallest side of images that a network is given."""
 
@@ -36,7 +40,7 @@ class Backbone(nn.Module):
         features: from `module` and a batch to features.
         preprocess: how the network wants its inputs.
         modality: "image" or "text".
-        blocks: the number of features from each depth; one depth unless `read_depths` was called.
+        blocks: the number of features from each depth; one unless the network is read at several.
         fingerprint: of the weights this object was made with, see `fingerprint`.
         options: of `load_backbone`, besides the spec; None if these weights were not made by it.
     """
@@ -47,10 +51,21 @@ class Backbone(nn.Module):
         module: nn.Module,
         features: Features,
         preprocess: Preprocess,
-        depths: Callable[[nn.Module, Mapping[str, Tensor]], Depths] | None = None,
+        depths: FindDepths | None = None,
         *,
         expected: str | None = None,
+        read: Read = "auto",
     ) -> None:
+        """
+        Args:
+            depths: finds the features inside the network by a batch; None where it does not show them.
+            expected: the fingerprint that the weights must have.
+            read: "last" gives the features of the last layer, "all" those of several depths side by side, "auto" the
+                same where the network shows them.
+
+        Raises:
+            UsageError: the weights are others, the features depend on chance, or there are no depths to read.
+        """
         super().__init__()
         self.spec = spec
         self.options: dict[str, Any] | None = None
@@ -81,7 +96,8 @@ class Backbone(nn.Module):
                 "the rest of the batch"
             )
         self.blocks: tuple[int, ...] = (alone.shape[1],)
-        self._depths = depths
+        if read != "last" and not self._read_depths(depths, together) and read == "all":
+            raise UsageError(f"backbone {spec!r} does not show the features inside it: choose depths='last'")
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -105,16 +121,15 @@ class Backbone(nn.Module):
         return sum(self.blocks)
 
     @torch.no_grad()
-    def read_depths(self) -> bool:
-        """From now on, give features from several depths (see `hamcl.nn.depths`); False if the network shows none."""
-        if len(self.blocks) > 1:
-            return True
+    def _read_depths(self, find: FindDepths | None, own: Tensor) -> bool:
+        """Give features from several depths (see `hamcl.nn.depths`); False if the network shows none.
+
+        Args:
+            own: the features of two example samples.
+        """
         batch = self.preprocess.example(2)
-        device = next(self.module.parameters()).device
-        batch = {name: value.to(device) for name, value in batch.items()}
-        own = self(batch)
         try:
-            depths = self._depths(self.module, batch) if self._depths else None
+            depths = find(self.module, batch) if find else None
             blocks = depths.blocks(self.module, batch) if depths else []
         except Exception:  # networks have many ways to say that they cannot show what is inside them
             return False
@@ -155,6 +170,7 @@ def load_backbone(
     pretrained: bool = True,
     image_size: int | None = None,
     max_length: int | None = None,
+    depths: Read = "auto",
     expected: str | None = None,
 ) -> Backbone:
     """Load a frozen backbone.
@@ -167,6 +183,8 @@ def load_backbone(
             architecture is known.
         image_size: height and width of the input in pixels; by default that of the pre-training.
         max_length: the most tokens of a text; by default 128, or fewer if the model takes fewer.
+        depths: which features are read: "last" those of the last layer, "all" those of several depths side by side
+            (see `hamcl.nn.depths`), "auto" the same where the network shows them.
         expected: the fingerprint that the weights must have, which is compared before the network runs.
 
     Raises:
@@ -185,7 +203,7 @@ def load_backbone(
                 f"{option} does not apply to backbone {spec!r}, which reads {loaded.preprocess.modality}s"
             )
         try:
-            backbone = Backbone(spec, *loaded, expected=expected)
+            backbone = Backbone(spec, *loaded, expected=expected, read=depths)
             backbone.options = {"pretrained": pretrained, "image_size": image_size, "max_length": max_length}
             return backbone
         except HamError:

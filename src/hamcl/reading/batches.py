@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from hamcl.reading.prepare import Preprocess
-from hamcl.streams.base import Samples
+from hamcl.streams.base import Augmentation, Samples
 
 Batch = dict[str, Tensor]
 
@@ -67,3 +67,55 @@ class Buckets:
 
 def moved(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+Example = tuple[Batch, Tensor, Tensor]
+"""A batch of inputs, its labels, and the indices of its samples, both of shape (n,)."""
+
+
+class Batches:
+    """The shuffled batches of a training, epoch after epoch, on a device.
+
+    Args:
+        random: draws the order of every epoch; augmentation draws from the global generator.
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        preprocess: Preprocess,
+        batch_size: int,
+        random: torch.Generator,
+        augmentation: Augmentation,
+        device: torch.device,
+    ) -> None:
+        text = preprocess.modality == "text"
+        data = Items(samples, preprocess.transform(train=True, augmentation=augmentation), keep=text)
+        lengths = [preprocess.length(item) for item in data.kept] if text and data.kept is not None else None
+        self.buckets = Buckets(len(data), batch_size, random, lengths)
+        # Its own generator, so that when it draws from the global one is said below and not in the loader.
+        self.loader = DataLoader(
+            data, batch_sampler=self.buckets, collate_fn=collator(preprocess), generator=torch.Generator()
+        )
+        self.device = device
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        return len(self.buckets)
+
+    def since(self, step: int) -> Iterator[Example]:
+        """Batches without end, from the one after `step` of them on."""
+        # The end of an epoch counts as inside it: what comes then begins as the next epoch always does.
+        begun = max(0, step - 1) // len(self)
+        for _ in range(begun):
+            for _ in self.buckets:
+                pass
+        self.buckets.skip = step - begun * len(self)
+        inside = step > 0
+        while True:
+            if not inside:
+                # One draw an epoch that is not used: all augmentations so far were drawn after it.
+                torch.empty((), dtype=torch.int64).random_()
+            inside = False
+            for batch, labels, indices in self.loader:
+                yield moved(batch, self.device), labels.to(self.device), indices

@@ -27,7 +27,7 @@ PACKAGES = (
 """Those whose version a result may depend on."""
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
+def provenance(device: torch.device, precision: str) -> dict[str, Any]:
     """Versions, processor and device of a run that is made now."""
     return {
         "hamcl": hamcl.__version__,
@@ -37,6 +37,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "device": device.type,
+        "precision": precision,
         "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }

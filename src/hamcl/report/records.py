@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from hamcl import metrics
-from hamcl.errors import DataError
+from hamcl.config import MACHINE, current
+from hamcl.errors import DataError, UsageError
 from hamcl.files import new_file
 from hamcl.metrics import Floats
 from hamcl.plain import plain, read_json
@@ -80,7 +81,8 @@ class Result:
 
     Attributes:
         method: its name, "ham" or that of a baseline.
-        config: every option of the method.
+        config: every option of the method, as it was asked for.
+        resolved: the same, with every "auto" settled; empty in the record of an earlier version.
         backbone: "spec", "fingerprint" and how inputs are prepared.
         accuracy: R[t][j], shape (T, T), see `hamcl.metrics`; NaN where not evaluated.
         task_accuracy: the same when the task is told (logits restricted to the task's classes).
@@ -95,6 +97,7 @@ class Result:
     backbone: dict[str, Any]
     config: dict[str, Any]
     provenance: dict[str, Any]
+    resolved: dict[str, Any] = field(default_factory=dict)
     command: list[str] = field(default_factory=list)
     status: Status = "partial"
     error: str | None = None
@@ -169,7 +172,7 @@ class Result:
             "config": self.config,
             "stream": self.stream,
             "backbone": self.backbone,
-            "versions": {key: self.provenance[key] for key in ("hamcl", "python", "packages", "device")},
+            "versions": {key: self.provenance[key] for key in ("hamcl", "python", "packages")},
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,6 +190,7 @@ class Result:
             "metrics": plain(told),
             "finish_seconds": layout.rounded(self.finish_seconds),
             "config": plain(self.config),
+            "resolved": plain(self.resolved),
             "backbone": plain(self.backbone),
             "provenance": plain(self.provenance),
             "command": self.command,
@@ -217,7 +221,8 @@ class Result:
                 method=values["method"],
                 stream=StreamRecord(stream["name"], stream["options"], tasks),
                 backbone=values["backbone"],
-                config=values["config"],
+                config=_current(values["config"]),
+                resolved=values.get("resolved", {}),
                 provenance=values["provenance"],
                 command=values["command"],
                 status=values["status"],
@@ -272,6 +277,20 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     if isinstance(old, list) or isinstance(new, list):
         return [f"{where} differ"]
     return [f"{where} was {old!r} and is now {new!r}"]
+
+
+def _current(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of a record under the names of today, without those that belong to the machine.
+
+    Raises:
+        ValueError: one asks for what is no more.
+    """
+    # An option that came later had no effect before.
+    parts = {} if "later_tasks" in config else {"distill_growth": False, "settle": False, "shorten": "never"}
+    try:
+        return current({**parts, **{name: value for name, value in config.items() if name not in MACHINE}})
+    except UsageError as error:
+        raise ValueError(str(error)) from error
 
 
 def _seen(tasks: Sequence[StreamTask]) -> list[int]:

@@ -94,7 +94,7 @@ def _facts(manifest: Manifest) -> dict[Section, Mapping[str, object]]:
             "layers": manifest.backbone.layers,
             **asdict(manifest.backbone.options),
         },
-        "config": manifest.config,
+        "config": manifest.options.to_dict(),
         "class": owner,
         "task": {task.name: task.data for task in state.tasks},
         "option": {

@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 from hamcl import metrics
 from hamcl.errors import DataError
-from hamcl.learning.learner import Method, Watch, finite
+from hamcl.learning.classify import finite
+from hamcl.learning.learner import Learner
+from hamcl.learning.lesson import Watch
 from hamcl.store.digest import digests
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
@@ -19,7 +20,7 @@ WORST = 20
 
 
 def evaluate(
-    learner: Method,
+    learner: Learner,
     tasks: Sequence[Task],
     on_skip: Callable[[str], None] = lambda sentence: None,
     watch: Watch | None = None,
@@ -51,7 +52,7 @@ def evaluate(
         if task.name in by_task:
             raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
         samples = task.test
-        if learner.config.on_bad_sample == "skip":
+        if learner.machine.on_bad_sample == "skip":
             told = partial(learner.watch, "reading") if learner.watch else None
             samples, skipped = check(samples, "skip", task.classes, told=told)
             for sentence in skipped:
@@ -126,18 +127,9 @@ def _same(task: Task, other: Task) -> bool:
     return digests(other.classes, mine, task.modality) == digests(other.classes, splits[1], task.modality)
 
 
-def between_precisions(learner: Method, tasks: Sequence[Task]) -> tuple[int, int]:
-    """How many test samples there are, and how many have another answer in bfloat16 than in float32, in which exports
-    compute.
-    """
-    before, answers = learner.config, []
+def answers(learner: Learner, tasks: Sequence[Task]) -> list[int]:
+    """The column that each test sample is taken for, without those that cannot be read where these are left out."""
     parts = [task.test for task in tasks]
-    if before.on_bad_sample == "skip":
+    if learner.machine.on_bad_sample == "skip":
         parts = [check(task.test, "skip", task.classes)[0] for task in tasks]
-    try:
-        for precision in ("bf16", "fp32"):
-            learner.config = replace(before, precision=precision)
-            answers.append([c for part in parts for c in learner.logits(part).argmax(1).tolist()])
-    finally:
-        learner.config = before
-    return len(answers[0]), sum(one != other for one, other in zip(*answers, strict=True))
+    return [c for part in parts for c in learner.logits(part).argmax(1).tolist()]

@@ -143,7 +143,8 @@ class Folder:
             DataError: it cannot be written, or another command changed the store in the meantime.
         """
         event = Event(now(), command, text, unfinished.versions("torch"))
-        manifest = replace(manifest, format=FORMAT, history=(*manifest.history, event))
+        config = manifest.options.to_dict()
+        manifest = replace(manifest, format=FORMAT, config=config, history=(*manifest.history, event))
         data = manifest.encode()
         if len(data) > LIMIT:
             raise Unstorable(f"the manifest of {self.path} would outgrow {LIMIT} bytes by this {command}")

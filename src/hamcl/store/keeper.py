@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from hamcl.errors import DataError
-from hamcl.machine import arithmetic
 from hamcl.methods.ham import HAM
 from hamcl.store import files
 from hamcl.store.lock import Held, now
@@ -28,8 +27,8 @@ def became(learner: HAM) -> dict[str, str]:
     else:
         processor = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
-        "precision": arithmetic(device, learner.config.precision),
-        "head": type(learner.head).__name__,
+        "precision": learner.machine.arithmetic(device),
+        "head": type(learner.objective.head).__name__,
         "features": " + ".join(map(str, learner.backbone.blocks)),
         "threads": str(torch.get_num_threads()),
         "processor": processor,

@@ -12,15 +12,17 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from hamcl.config import HAMConfig
+from hamcl.config import MACHINE, TRAINED, HAMConfig
 from hamcl.errors import DataError, UsageError
+from hamcl.machine import Machine
 from hamcl.store import structure
 from hamcl.store.files import OBJECTS
 from hamcl.store.records import STRICT, Count, Many, ObjectRecord, Sha256
 
-FORMAT, OLDEST = 2, 1
-"""What is written, and the oldest version that is read. Version 1 has no `options` of tasks, no `trained_on` and no
-calibration in evaluations, and heads without what they judge themselves by.
+FORMAT, OLDEST = 3, 1
+"""What is written, and the oldest version that is read. Version 2 keeps options of the machine with those of the
+model, others that are no more, and nothing that was resolved. Version 1 has no `options` of tasks either, no
+`trained_on` and no calibration in evaluations, and heads without what they judge themselves by.
 """
 LIMIT = 2**24
 """The most bytes of a manifest that are read."""
@@ -250,7 +252,8 @@ class Manifest:
 
     Attributes:
         format: version of the layout of the store, `FORMAT` in what is written.
-        config: all options of `HAMConfig`.
+        config: all options of `HAMConfig`, as they were asked for.
+        resolved: the same, with every "auto" settled, as the last task learned them; empty where none was.
         keep: how many earlier states are kept for `undo`.
         state: the present one.
         earlier: oldest first.
@@ -262,14 +265,25 @@ class Manifest:
     backbone: BackboneRecord
     config: dict[str, Plain]
     keep: Count
+    resolved: dict[str, Plain] = field(default_factory=dict)
     state: State = field(default_factory=State)
     earlier: Many[Earlier] = ()
     history: Many[Event] = ()
 
     @property
     def options(self) -> HAMConfig:
-        """The config as HAMConfig."""
-        return HAMConfig.from_dict(dict(self.config))
+        """The config as HAMConfig.
+
+        Raises:
+            UsageError: an option has a value that is not allowed, or asks for what is no more.
+        """
+        return HAMConfig.from_dict({name: value for name, value in self.config.items() if name not in MACHINE})
+
+    @property
+    def dropped(self) -> dict[str, Plain]:
+        """Options of the machine that an earlier version kept, where they are not what they are by default."""
+        usual = asdict(Machine())
+        return {name: value for name, value in self.config.items() if name in usual and value != usual[name]}
 
     def encode(self) -> bytes:
         """The bytes of the file: JSON whose first key is the sha256 of the rest."""
@@ -447,7 +461,7 @@ def check_state(state: State, options: HAMConfig, width: int, path: Path) -> Non
         rows in ({**plain, "temperature": ()}, plain),
         "there is not one classifier row for each class",
     )
-    require(bool(state.head) == (options.head not in ("linear", "cosine")), "the head is not the config's")
+    require(bool(state.head) == (options.head not in TRAINED), "the head is not the config's")
     for name, record in state.head.items():
         require(list(record.tensors) == [name], f"the file of head.{name} holds something else")
     if state.head and options.projection and options.head in ("auto", "ridge", "stack"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hamcl.errors import DataError, UsageError
 from hamcl.files import sync
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
 from hamcl.store.manifest import BackboneOptions, BackboneRecord
 from hamcl.store.store import Store
@@ -49,11 +50,11 @@ def save(learner: HAM, path: Path) -> None:
         ) from error
 
 
-def load(path: Path, *, backbone: str | None = None, device: str | None = None) -> HAM:
+def load(path: Path, *, backbone: str | None = None, machine: Machine | None = None) -> HAM:
     """Read the present state of a store as a learner of its own.
 
     Raises:
         UsageError: there is no store at `path`.
         DataError: it cannot be trusted, or the backbone is missing or another one.
     """
-    return Store.open(path, backbone=backbone, device=device).model()
+    return Store.open(path, backbone=backbone, machine=machine).model()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hamcl.errors import DataError, UsageError
-from hamcl.learning.learner import stripped
+from hamcl.ham.flat import stripped
 from hamcl.methods.ham import HAM
 from hamcl.store.manifest import CalibrationRecord, Decision, GroupRecord, State, TaskRecord
 from hamcl.store.objects import DTYPES
@@ -67,7 +67,7 @@ def give(state: State, learner: HAM, load: Load, path: Path) -> None:
         tensors |= {f"rows.{name}": value for name, value in load(state.rows).items()}
         for record in state.head.values():
             tensors |= {f"head.{name}": value for name, value in load(record).items()}
-        learner.head.add_classes(len(state.classes) - 1)
+        learner.objective.head.add_classes(len(state.classes) - 1)
         learner.load_state_dict({**tensors, "meta": _meta(state)})
     except UsageError as error:
         raise DataError(f"the state in {path} does not fit its backbone and config: {error}") from error
@@ -86,9 +86,10 @@ def _check(state: State, learner: HAM) -> None:
     assert state.rows is not None
     wrong = [name for name, record in state.rows.tensors.items() if record.dtype != "F32"]
     # From how one class changes the shapes follows how all do: nothing large is made before the sizes are known.
-    empty = {} if learner.head is learner.rows else _shapes(learner.head.layout(state.head))
-    learner.head.add_classes(1)
-    own = {} if learner.head is learner.rows else learner.head.layout(state.head)
+    head = learner.objective.head
+    empty = _shapes(head.layout(state.head))
+    head.add_classes(1)
+    own = head.layout(state.head)
     if own.keys() != state.head.keys():
         raise UsageError(f"the head holds {sorted(own)}, the files {sorted(state.head)}")
     for name, tensor in own.items():

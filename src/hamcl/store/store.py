@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
 from hamcl.files import sync
+from hamcl.machine import Machine
 from hamcl.store import files
 from hamcl.store.diff import Difference, diff
 from hamcl.store.files import MANIFEST
@@ -20,7 +21,7 @@ from hamcl.store.sizes import Sizes, sizes
 from hamcl.streams.names import canonical
 
 if TYPE_CHECKING:
-    from hamcl.learning.learner import Watch
+    from hamcl.learning.lesson import Watch
     from hamcl.methods.ham import HAM, HAMReport
     from hamcl.store.work import Work
     from hamcl.streams.base import Task
@@ -37,8 +38,10 @@ class Store:
     happens to the process or the disk, the state is the one before or the one after.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, backbone: str | None = None, device: str | None = None) -> None:
-        self._folder, self._spec, self._device = Folder(path, manifest), backbone, device
+    def __init__(
+        self, path: Path, manifest: Manifest, backbone: str | None = None, machine: Machine | None = None
+    ) -> None:
+        self._folder, self._spec, self._machine = Folder(path, manifest), backbone, machine or Machine()
 
     def __repr__(self) -> str:
         state = self.manifest.state
@@ -63,7 +66,7 @@ class Store:
         """What needs PyTorch and the libraries of models, which take seconds to load and many commands never use."""
         from hamcl.store.work import Work
 
-        return Work(self._folder, self._spec, self._device)
+        return Work(self._folder, self._spec, self._machine)
 
     @classmethod
     def create(
@@ -96,7 +99,6 @@ class Store:
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
         if not 0 <= keep <= KEEP:
             raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
-        _check_memory(config)
         from hamcl.store.work import record_of
 
         record = record_of(backbone, backbone_options or {}, config)
@@ -107,7 +109,6 @@ class Store:
         cls, root: Path, record: BackboneRecord, config: HAMConfig, *, keep: int = 3, text: str = "began"
     ) -> "Store":
         """Make a store whose backbone is known; see `create`, which loads it."""
-        _check_memory(config)
         taken = f"there is a store at {root} already; learn into it, or give another path"
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
@@ -122,12 +123,12 @@ class Store:
         return store
 
     @classmethod
-    def open(cls, path: str | Path, *, backbone: str | None = None, device: str | None = None) -> "Store":
+    def open(cls, path: str | Path, *, backbone: str | None = None, machine: Machine | None = None) -> "Store":
         """Read and check the manifest, and nothing else.
 
         Args:
             backbone: where the backbone lies now, if not where the manifest says; it must be the same one.
-            device: what everything is computed on, instead of what the config says.
+            machine: where everything is computed, and what becomes of bad samples.
 
         Raises:
             UsageError: there is no store at `path`.
@@ -136,18 +137,18 @@ class Store:
         root = Path(path).expanduser()
         if not (root / MANIFEST).exists() and not (root / MANIFEST).is_symlink():
             raise UsageError(f"there is no store at {root} (it has no {MANIFEST}); make one with ham init")
-        return cls(root, read_manifest(root), backbone, device)
+        return cls(root, read_manifest(root), backbone, machine)
 
-    def model(self, device: str | None = None) -> "HAM":
+    def model(self, machine: Machine | None = None) -> "HAM":
         """The present model, ready to predict, evaluate and export; a copy that does not change with the store.
 
         Args:
-            device: instead of that of this object or of the config.
+            machine: instead of that of this object.
 
         Raises:
             DataError: the backbone is missing or another one, or a file is missing or was changed.
         """
-        return self._work.model(device)
+        return self._work.model(machine)
 
     def learn(
         self,
@@ -208,7 +209,6 @@ class Store:
         self,
         tasks: "Sequence[Task | str | Path] | Task | str | Path",
         *,
-        options: Mapping[str, Any] | None = None,
         record: bool = True,
         on_skip: Callable[[str], None] = lambda sentence: None,
         watch: "Watch | None" = None,
@@ -217,7 +217,6 @@ class Store:
 
         Args:
             tasks: one or several, or where their data lies.
-            options: for this evaluation instead of those of the store, as in `learn`.
             record: keep the result in the manifest.
             on_skip: is told of every sample left out because it cannot be read (`on_bad_sample`).
             watch: is told of the samples done, and of all, as in `learn`.
@@ -227,15 +226,13 @@ class Store:
             Unrecorded: the result, which the error carries, could not be kept: the folder cannot be written to,
                 somebody else is writing, or another command changed the model in the meantime.
         """
-        return self._work.evaluate(tasks, options=options, record=record, on_skip=on_skip, watch=watch)
+        return self._work.evaluate(tasks, record=record, on_skip=on_skip, watch=watch)
 
-    def between_precisions(
-        self, tasks: "Sequence[Task]", *, options: Mapping[str, Any] | None = None
-    ) -> tuple[int, int]:
+    def between_precisions(self, tasks: "Sequence[Task]") -> tuple[int, int]:
         """How many test samples of `tasks` there are, and how many have another answer in bfloat16 than in float32, in
-        which exports compute; `options` as in `evaluate`.
+        which exports compute.
         """
-        return self._work.between_precisions(tasks, options=options)
+        return self._work.between_precisions(tasks)
 
     def trained_on(self, task: "Task") -> list[str]:
         """The names of the learned tasks whose training samples are the very test samples of `task`, or its training
@@ -323,8 +320,3 @@ class Store:
 def _same(task: str | None, asked: str) -> bool:
     """Whether a task, None for the beginning, is the one asked for."""
     return task is not None and canonical(task) == canonical(asked)
-
-
-def _check_memory(config: HAMConfig) -> None:
-    if config.memory_per_class:
-        raise UsageError("a store keeps no samples of earlier tasks: leave memory_per_class=0")

@@ -43,7 +43,7 @@ def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
                 raise
         lines.append(f"unfinished learn of task {position.identity.task!r}, saved {position.saved}")
     if learner.classes:
-        learner.head.linear()
+        learner.objective.head.linear()
     lines.append(f"model: {len(learner.classes)} classes, {len(learner.groups.groups)} groups, backbone the same")
     if strange := [path for path in (root / files.TEMPORARY).glob("*") if path.is_dir() and not path.is_symlink()]:
         lines.append(

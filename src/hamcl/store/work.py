@@ -5,7 +5,6 @@ The part of a store that needs PyTorch and the libraries of models.
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -18,7 +17,8 @@ from torch import Tensor
 
 from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.learning.learner import Watch
+from hamcl.learning.lesson import Watch
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM, HAMReport
 from hamcl.nn.backbones import home, load_backbone
 from hamcl.store import evaluation, snapshot, unfinished
@@ -59,8 +59,8 @@ def record_of(spec: str, options: Mapping[str, Any], config: HAMConfig) -> Backb
     except ValidationError as error:
         raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
     spec = str(Path(spec).resolve()) if (Path(spec) / "config.json").is_file() else spec
-    loaded = load_backbone(spec, **asdict(known))
-    layers = tuple(HAM(loaded, config).model.layers)  # which may also change the width
+    loaded = load_backbone(spec, depths=config.depths_to_read, **asdict(known))
+    layers = tuple(HAM(loaded, config).model.layers)
     return BackboneRecord(spec, known, loaded.fingerprint, loaded.modality, loaded.width, layers)
 
 
@@ -68,18 +68,18 @@ class Work:
     """A store at work; what the methods do is told by those of `Store` with the same names.
 
     Args:
-        spec, device: as in `Store.open`.
+        spec, machine: as in `Store.open`.
     """
 
-    def __init__(self, folder: Folder, spec: str | None, device: str | None) -> None:
-        self.folder, self.path, self.spec, self.device = folder, folder.path, spec, device
+    def __init__(self, folder: Folder, spec: str | None, machine: Machine) -> None:
+        self.folder, self.path, self.spec, self.machine = folder, folder.path, spec, machine
 
     @property
     def manifest(self) -> Manifest:
         return self.folder.manifest
 
-    def model(self, device: str | None = None) -> HAM:
-        return self.folder.read(lambda manifest: self.assembled(manifest, device))
+    def model(self, machine: Machine | None = None, options: Mapping[str, Any] | None = None) -> HAM:
+        return self.folder.read(lambda manifest: self.assembled(manifest, machine, options))
 
     def learn(
         self,
@@ -93,19 +93,16 @@ class Work:
     ) -> HAMReport:
         if not 0 <= checkpoint_minutes < math.inf:
             raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
-        task = _read(task, _for_task(self.manifest.options, options or {}))
+        asked, task = _for_task(self.manifest.options, options or {}), self._read(task)
         with self.folder.writing("learn"):
             state = self.manifest.state
             if task.name in [canonical(known.name) for known in state.tasks]:
                 raise DataError(f"{self.path} has learned task {task.name!r} already; undo it first, or rename it")
             check_room(self.manifest, task.classes, self.path)
-            learner = self.model()
-            learner.config = _for_task(learner.config, options or {})
+            learner = self.model(options=options)
             learner.watch = watch
-            # Where it runs is told by what the options became, however it was asked for.
-            asked = replace(learner.config, device=self.manifest.options.device)
             data = digest(task, partial(watch, "reading") if watch else None)
-            machine = became(learner)
+            came_out = became(learner)
             again = next((known.name for known in state.tasks if known.data == data), None)
             if again is not None:
                 said = (
@@ -119,13 +116,12 @@ class Work:
                 hashlib.sha256(dump(asked.to_dict())).hexdigest(),
                 learner.device.type,
                 unfinished.versions(*unfinished.LIBRARIES),
-                machine,
+                came_out,
             )
             limit = _position_limit(learner, task)
             position = Unfinished(self.folder.held, identity, checkpoint_minutes, limit=limit, restart=restart)
-            learner.checkpoint = position
             try:
-                report = learner.learn(task, progress)
+                report = learner.learn(task, progress, keeper=position)
                 assert isinstance(report, HAMReport)
                 samples = len(task.train) - len(report.skipped)
                 given = dict(options or {})
@@ -139,7 +135,7 @@ class Work:
                     text += f", from the data of task {again!r}"
                 if position.found:
                     text += f", went on from {position.found.saved}"
-                record = TaskRecord(task.name, (), samples, data, now(), {**given, "precision": machine["precision"]})
+                record = TaskRecord(task.name, (), samples, data, now(), {**given, "precision": came_out["precision"]})
                 self.commit(learner, "learn", text, {task.name: record})
             except (TrainingError, Unstorable):
                 # It would end in the same way again, and be in the way of every other task.
@@ -164,16 +160,13 @@ class Work:
         self,
         tasks: Sequence[Task | str | Path] | Task | str | Path,
         *,
-        options: Mapping[str, Any] | None = None,
         record: bool = True,
         on_skip: Callable[[str], None] = lambda sentence: None,
         watch: Watch | None = None,
     ) -> Evaluation:
         several = [tasks] if isinstance(tasks, Task | str | Path) else tasks
-        asked = _for_task(self.manifest.options, options or {})
-        given = [_read(task, asked) for task in several]
+        given = [self._read(task) for task in several]
         learner = self.model()
-        learner.config = _for_task(learner.config, options or {})
         key = self.manifest.state.key
         evaluation.refuse_twice(given)
         result = evaluation.evaluate(learner, given, on_skip, watch)
@@ -186,12 +179,10 @@ class Work:
                 raise Unrecorded(f"not recorded: {error}", result) from error
         return result
 
-    def between_precisions(
-        self, tasks: Sequence[Task], *, options: Mapping[str, Any] | None = None
-    ) -> tuple[int, int]:
-        learner = self.model()
-        learner.config = _for_task(learner.config, options or {})
-        return evaluation.between_precisions(learner, tasks)
+    def between_precisions(self, tasks: Sequence[Task]) -> tuple[int, int]:
+        machines = [replace(self.machine, precision="bf16"), replace(self.machine, precision="fp32")]
+        one, other = (evaluation.answers(self.model(machine), tasks) for machine in machines)
+        return len(one), sum(a != b for a, b in zip(one, other, strict=True))
 
     def trained_on(self, task: Task) -> list[str]:
         state, samples = self.manifest.state, task.test if len(task.test) else task.train
@@ -207,6 +198,12 @@ class Work:
                 found.append(known.name)
         return found
 
+    def _read(self, task: Task | str | Path) -> Task:
+        """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
+        if not isinstance(task, Task | str | Path):
+            raise UsageError(f"a task is a Task or the path of its data, got {task!r:.80}")
+        return task if isinstance(task, Task) else load_task(task, on_bad_sample=self.machine.on_bad_sample)
+
     def _record(self, result: Evaluation, key: str) -> None:
         """Keep an evaluation of the state that has this key."""
         with self.folder.writing("eval"):
@@ -220,21 +217,21 @@ class Work:
             text = f"evaluated {len(result.tasks)} tasks: {overall.accuracy:.4f} of {overall.samples} samples"
             self.folder.write(manifest, "eval", text)
 
-    def assembled(self, manifest: Manifest, device: str | None) -> HAM:
-        """Put the model of a manifest together."""
-        record, options = manifest.backbone, manifest.options
+    def assembled(
+        self, manifest: Manifest, machine: Machine | None = None, options: Mapping[str, Any] | None = None
+    ) -> HAM:
+        """Put the model of a manifest together, with options of one task where there are any."""
+        record, config = manifest.backbone, _for_task(manifest.options, options or {})
         spec = self.spec or record.spec
         try:
-            backbone = load_backbone(spec, **asdict(record.options), expected=record.fingerprint)
+            backbone = load_backbone(
+                spec, depths=config.depths_to_read, expected=record.fingerprint, **asdict(record.options)
+            )
             layers = {name for name, _ in backbone.module.named_modules()}
             if len(set(record.layers)) != len(record.layers) or not layers.issuperset(record.layers):
                 raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
             # Names and not the config's pattern: a stranger's pattern may take for ever to match.
-            names = "|".join(re.escape(layer) for layer in record.layers)
-            device = device or self.device
-            options = replace(options, device=device) if device else options
-            learner = HAM(backbone, replace(options, targets=names))
-            learner.config = options
+            learner = HAM(backbone, config, machine or self.machine, layers=record.layers)
             if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
                 raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
         except (UsageError, OSError) as error:
@@ -245,7 +242,7 @@ class Work:
         return learner
 
     def verify(self) -> list[str]:
-        return self.folder.read(lambda manifest: verify(self.folder, manifest, self.assembled(manifest, None)))
+        return self.folder.read(lambda manifest: verify(self.folder, manifest, self.assembled(manifest)))
 
     def commit(self, learner: HAM, command: str, text: str, facts: dict[str, TaskRecord]) -> None:
         """Keep what a learner has learned, with the present state as an earlier one."""
@@ -262,15 +259,9 @@ class Work:
         earlier = self.folder.remember(before)
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
-        self.folder.write(replace(manifest, state=state, earlier=kept), command, text)
+        resolved = {**learner.settings.to_dict(), "targets": None}  # which layers: `manifest.backbone.layers`
+        self.folder.write(replace(manifest, resolved=resolved, state=state, earlier=kept), command, text)
         self.folder.tidy()
-
-
-def _read(task: Task | str | Path, config: HAMConfig) -> Task:
-    """A task, or the one that lies at a path, without the rows that `on_bad_sample` leaves out."""
-    if not isinstance(task, Task | str | Path):
-        raise UsageError(f"a task is a Task or the path of its data, got {task!r:.80}")
-    return task if isinstance(task, Task) else load_task(task, on_bad_sample=config.on_bad_sample)
 
 
 def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:

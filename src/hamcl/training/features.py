@@ -6,9 +6,8 @@ from collections.abc import Callable, Hashable
 import torch
 from torch import Tensor, nn
 
-from hamcl.config import HAMConfig
 from hamcl.errors import TrainingError
-from hamcl.machine import autocast
+from hamcl.machine import Machine
 from hamcl.reading.batches import Batch, Items, moved
 from hamcl.reading.prepare import Preprocess
 from hamcl.streams.base import Augmentation, Samples
@@ -19,7 +18,7 @@ def extract(
     model: nn.Module | Callable[[Batch], Tensor],
     samples: Samples,
     preprocess: Preprocess,
-    config: HAMConfig,
+    machine: Machine,
     device: torch.device,
     *,
     train: bool = False,
@@ -41,12 +40,12 @@ def extract(
         kept = data.kept
         order.sort(key=lambda i: preprocess.length(kept[i]))
     features: list[Tensor] = []
-    for i in range(0, len(order), config.eval_batch_size):
-        batch = preprocess.collate([data[j][0] for j in order[i : i + config.eval_batch_size]])
-        with autocast(device, config.precision):
+    for i in range(0, len(order), machine.eval_batch_size):
+        batch = preprocess.collate([data[j][0] for j in order[i : i + machine.eval_batch_size]])
+        with machine.autocast(device):
             features.append(model(moved(batch, device)).float().cpu())
         if told:
-            told(min(i + config.eval_batch_size, len(order)), len(order))
+            told(min(i + machine.eval_batch_size, len(order)), len(order))
     if not features:
         raise TrainingError("there are no samples to compute features of")
     return torch.cat(features)[torch.tensor(order).argsort()]

@@ -2,26 +2,22 @@
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from hamcl.config import HAMConfig
-from hamcl.errors import DataError, TrainingError
-from hamcl.heads import TaskRows
-from hamcl.machine import autocast
-from hamcl.reading.batches import Batch, Buckets, Items, collator, moved
+from hamcl.errors import TrainingError
+from hamcl.ham import Adapter
+from hamcl.machine import Machine
+from hamcl.reading.batches import Batch, Batches
 from hamcl.reading.prepare import Preprocess
 from hamcl.rng import generator, scoped
-from hamcl.streams.base import Augmentation, Samples
-from hamcl.training.position import Checkpoint, capture, restore
+from hamcl.streams.base import Samples, Task
+from hamcl.training.position import Keeper, Position, Trained
 
 
 class Model(Protocol):
@@ -31,17 +27,30 @@ class Model(Protocol):
     def without_task(self) -> AbstractContextManager[None]:
         """Leave out the adapter in training."""
 
-    def frozen(self) -> AbstractContextManager[None]:
-        """Leave out everything that was ever trained."""
-
     def adapter_parameters(self) -> list[nn.Parameter]: ...
     def importance_parameters(self) -> list[nn.Parameter]: ...
+    def task_adapter(self, name: str) -> Adapter:
+        """A copy of the adapter in training."""
+
     def trainable_count(self) -> int:
         """How many numbers a task trains in the backbone."""
 
     def train(self, mode: bool = True) -> object: ...
     def eval(self) -> object: ...
     def to(self, device: torch.device) -> object: ...
+
+
+class Loss(Protocol):
+    """What a training makes small."""
+
+    def __call__(self, batch: Batch, labels: Tensor, indices: Tensor) -> Tensor:
+        """A scalar; the indices are those of the samples, shape (n,)."""
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What trains besides the model."""
+
+    def finite(self, batch: Batch) -> bool:
+        """Whether all that the model says of a batch is finite."""
 
 
 @dataclass(frozen=True)
@@ -59,158 +68,178 @@ class Step:
 
 Progress = Callable[[Step], None]
 
+CLIP = 1.0
+"""The largest norm of a gradient."""
 
-@dataclass
-class Fit:
-    """What training one task took.
+
+class Told(Protocol):
+    """What a training tells, see `hamcl.learning.lesson.TaskReport`."""
+
+    losses: list[float]
+    samples_per_second: float
+
+
+class Lesson(Protocol):
+    """What a training takes of a task, see `hamcl.learning.lesson.Lesson`."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def index(self) -> int: ...
+    @property
+    def samples(self) -> Samples: ...
+    @property
+    def report(self) -> Told: ...
+    @property
+    def progress(self) -> Progress | None: ...
+    @property
+    def keeper(self) -> Keeper | None: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the training of one task goes.
 
     Attributes:
-        losses: mean loss of each epoch; the last may be cut short.
-        seconds: wall time.
-        samples: samples seen, repeats counted.
+        share: the part of the epochs' steps that is taken, in (0, 1]; at least one step. The schedule of the rates is
+            that of the steps taken.
+        lr, head_lr, importance_lr: learning rates of the adapter, the loss's own parameters and the importances.
+        hold: weight of what keeps the features where they are.
     """
 
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    samples: int = 0
+    seed: int
+    epochs: int
+    share: float
+    batch_size: int
+    lr: float
+    head_lr: float
+    importance_lr: float
+    weight_decay: float
+    warmup: float
+    hold: float
+    machine: Machine
+    device: torch.device
+
+    def steps(self, batches: int) -> int:
+        """How many steps are taken with so many batches an epoch."""
+        return max(1, round(self.share * self.epochs * batches))
+
+    def optimizer(self, model: Model, loss: Loss) -> torch.optim.Optimizer:
+        """AdamW over all that trains."""
+        groups: list[dict[str, Any]] = [
+            {"params": model.adapter_parameters(), "lr": self.lr},
+            {"params": loss.parameters(), "lr": self.head_lr},
+        ]
+        if self.importance_lr > 0:
+            # A scalar at the adapter's rate barely moves, and decay would pull it to zero instead of to one.
+            groups.append({"params": model.importance_parameters(), "lr": self.importance_lr, "weight_decay": 0.0})
+        return torch.optim.AdamW(groups, weight_decay=self.weight_decay)
+
+    def schedule(self, optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+        """Linear warm-up, then half a cosine to zero."""
+        rising = max(1, round(self.warmup * steps)) if self.warmup > 0 else 0
+
+        def factor(step: int) -> float:
+            if step < rising:
+                return (step + 1) / rising
+            return 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
-def _schedule(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    rising = max(1, round(warmup * steps))
-    if step < rising and warmup > 0:
-        return (step + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (step - rising * (warmup > 0)) / max(1, steps - rising * (warmup > 0))))
+def train(model: Model, loss: Loss, lesson: Lesson, plan: Plan, preprocess: Preprocess) -> None:
+    """Train the current adapter, the importances and what the loss brings, and fill the lesson's report.
 
-
-def fit(
-    model: Model,
-    rows: TaskRows,
-    samples: Samples,
-    preprocess: Preprocess,
-    config: HAMConfig,
-    device: torch.device,
-    *,
-    task: str,
-    index: int,
-    augmentation: Augmentation = "none",
-    anchors: Tensor | None = None,
-    progress: Progress | None = None,
-    checkpoint: Checkpoint | None = None,
-    share: float = 1.0,
-) -> Fit:
-    """Train the current adapter, the importances and the rows of one task.
-
-    The loss is the cross-entropy over the classes of `rows`, plus `config.distill` times the squared distance
-    between the features with and without the adapter in training, relative to the squared norm of the latter.
-
-    Args:
-        rows: trained in place; `samples.labels` are its columns.
-        index: the task's position in the stream, part of every seed drawn here.
-        anchors: features of the samples without the adapter, shape (n, width), where no augmentation changes them;
-            otherwise they are computed for each batch.
-        checkpoint: keeps the position from time to time; what it loads is where training goes on, and everything
-            else must be as it was then.
-        share: the part of the epochs' steps that is taken, in (0, 1]; at least one step. The schedule of the learning
-            rates is that of the steps taken.
+    What `lesson.keeper` holds is where training goes on; everything else must be as it was then.
 
     Raises:
         TrainingError: the loss is not finite.
-        DataError: the position in `checkpoint` is that of another training.
+        DataError: the position is that of another training.
     """
-    accelerator = Accelerator(device_placement=False)
-    rows.to(device)
-    text = preprocess.modality == "text"
-    data = Items(samples, preprocess.transform(train=True, augmentation=augmentation), keep=text)
-    lengths = [preprocess.length(item) for item in data.kept] if text and data.kept is not None else None
-    buckets = Buckets(len(data), config.batch_size, generator(config.seed, index, "shuffle"), lengths)
-    loader = DataLoader(data, batch_sampler=buckets, collate_fn=collator(preprocess))
+    random = generator(plan.seed, lesson.index, "shuffle")
+    batches = Batches(lesson.samples, preprocess, plan.batch_size, random, lesson.task.augmentation, plan.device)
+    optimizer = plan.optimizer(model, loss)
+    log = Log(lesson, len(batches), plan.steps(len(batches)))
+    trained = Trained(optimizer, plan.schedule(optimizer, log.steps), plan.device)
+    position = Position(lesson.keeper, trained, log)
+    with scoped(plan.seed, lesson.index, "train"), training(model):
+        for batch, labels, indices in position.start(batches):
+            with plan.machine.autocast(plan.device):
+                value = loss(batch, labels, indices)
+            log.finite(value.item(), plan.lr)
+            value.backward()
+            trained.step(CLIP)
+            log.step(value.item(), len(labels))
+            position.keep()
+            if log.done == log.steps:
+                break
+        # No loss shows what the last step did.
+        with torch.no_grad(), plan.machine.autocast(plan.device):
+            if not loss.finite(batch):
+                raise TrainingError(
+                    f"task {lesson.task.name!r} gives features or scores that are not finite after its last batch; "
+                    f"lower lr (now {plan.lr}) or look for broken samples"
+                )
 
-    groups: list[dict[str, Any]] = [
-        {"params": model.adapter_parameters(), "lr": config.lr},
-        {"params": [p for p in rows.parameters() if p.requires_grad], "lr": config.head_lr},
-    ]
-    if config.importance_lr > 0:
-        # A scalar at the adapter's learning rate barely moves, and decay would pull it to zero instead of to one.
-        groups.append({"params": model.importance_parameters(), "lr": config.importance_lr, "weight_decay": 0.0})
-    trained = [p for group in groups for p in group["params"]]
-    optimizer = accelerator.prepare(torch.optim.AdamW(groups, weight_decay=config.weight_decay))
-    steps = max(1, round(share * config.epochs * len(buckets)))
-    epochs = math.ceil(steps / len(buckets))
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer.optimizer, lambda s: _schedule(s, steps, config.warmup))
-    if config.compile:
-        # The groups' shapes change with every task; without this, compilation gives up after eight of them.
-        torch.compiler.reset()
-    forward: Callable[[Batch], Tensor] = torch.compile(model) if config.compile else model
 
-    report, start, step, total = Fit(), time.perf_counter(), 0, 0.0
-    saved = checkpoint.load() if checkpoint else None
-    if saved is not None:
-        step, total = saved["meta"]["progress"]["step"], saved["meta"]["progress"]["total"]
-        if not 0 < step < steps:
-            raise DataError(f"the saved position is step {step} of a training of {steps} steps; begin it anew")
-        report = Fit(**saved["meta"]["progress"]["report"])
-        start -= report.seconds
-    # A position at the end of an epoch counts as inside it: the epoch then ends as it would have.
-    begun = max(0, step - 1) // len(buckets)
+@contextmanager
+def training(model: Model) -> Iterator[None]:
+    """The model trains in the block, and is back in evaluation after it."""
     model.train()
     try:
-        with scoped(config.seed, index, "train"):
-            for _ in range(begun):
-                for _ in buckets:
-                    pass
-            buckets.skip = step - begun * len(buckets)
-            for epoch in range(begun, epochs):
-                batches = iter(loader)
-                if saved is not None:
-                    restore(saved, optimizer.optimizer, scheduler, trained, device)
-                    saved = None
-                for batch, labels, indices in batches:
-                    batch, labels = moved(batch, device), labels.to(device)
-                    with autocast(device, config.precision):
-                        features = forward(batch).float()
-                        loss = F.cross_entropy(rows(features), labels)
-                        if config.distill > 0:
-                            if anchors is not None:
-                                anchor = anchors[indices].to(device)
-                            else:
-                                with torch.no_grad(), model.without_task():
-                                    anchor = model(batch).float()
-                            distance = (features - anchor).square().sum(1) / anchor.square().sum(1).clamp_min(1e-12)
-                            loss = loss + config.distill * distance.mean()
-                    value = loss.item()
-                    if not math.isfinite(value):
-                        raise TrainingError(
-                            f"the loss of task {task!r} is {value} at batch {step % len(buckets) + 1} of epoch "
-                            f"{epoch + 1}; lower lr (now {config.lr}) or look for broken samples"
-                        )
-                    accelerator.backward(loss)
-                    if config.clip_norm > 0:
-                        accelerator.clip_grad_norm_(trained, config.clip_norm)
-                    optimizer.step()
-                    scheduler.step()
-                    optimizer.zero_grad()
-                    step += 1
-                    total += value
-                    report.samples += len(labels)
-                    report.seconds = time.perf_counter() - start
-                    if progress:
-                        rate = report.samples / report.seconds
-                        progress(Step(task, epoch + 1, epochs, step, steps, value, rate))
-                    if checkpoint and step < steps and checkpoint.due(epoch_done=step % len(buckets) == 0):
-                        counters = {"step": step, "total": total, "report": asdict(report)}
-                        checkpoint.save(capture(optimizer.optimizer, trained, device, counters))
-                    if step == steps:
-                        break
-                report.losses.append(total / (step - epoch * len(buckets)))
-                total = 0.0
-            # No loss shows what the last step did.
-            with torch.no_grad(), autocast(device, config.precision):
-                if not rows(model(batch).float()).isfinite().all():
-                    raise TrainingError(
-                        f"task {task!r} gives features or scores that are not finite after its last batch; lower lr "
-                        f"(now {config.lr}) or look for broken samples"
-                    )
+        yield
     finally:
         model.eval()
-    return report
+
+
+class Log:
+    """What is told of a training: of every step, and of each epoch in the end.
+
+    Attributes:
+        batches: of an epoch.
+        steps: there are to take.
+        done: steps taken.
+        total: the losses of the present epoch, added up.
+        samples: seen, repeats counted.
+        seconds: wall time.
+    """
+
+    def __init__(self, lesson: Lesson, batches: int, steps: int) -> None:
+        self.lesson, self.batches, self.steps = lesson, batches, steps
+        self.done, self.total, self.samples, self.seconds = 0, 0.0, 0, 0.0
+        self._start = time.perf_counter()
+
+    def finite(self, loss: float, rate: float) -> None:
+        """Raise TrainingError where the loss of the next step is none."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of task {self.lesson.task.name!r} is {loss} at batch {self.done % self.batches + 1} of "
+                f"epoch {self.done // self.batches + 1}; lower lr (now {rate}) or look for broken samples"
+            )
+
+    def step(self, loss: float, samples: int) -> None:
+        """Count a step; the last epoch may be cut short."""
+        report = self.lesson.report
+        epoch = self.done // self.batches
+        self.done, self.total, self.samples = self.done + 1, self.total + loss, self.samples + samples
+        self.seconds = time.perf_counter() - self._start
+        report.samples_per_second = self.samples / max(self.seconds, 1e-9)
+        if self.lesson.progress:
+            epochs = math.ceil(self.steps / self.batches)
+            told = (self.lesson.task.name, epoch + 1, epochs, self.done, self.steps, loss, report.samples_per_second)
+            self.lesson.progress(Step(*told))
+        if self.done % self.batches == 0 or self.done == self.steps:
+            report.losses.append(self.total / (self.done - epoch * self.batches))
+            self.total = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain JSON."""
+        seen = {"losses": list(self.lesson.report.losses), "seconds": self.seconds, "samples": self.samples}
+        return {"step": self.done, "total": self.total, "report": seen}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        seen = state["report"]
+        self.done, self.total, self.samples = state["step"], state["total"], seen["samples"]
+        self.lesson.report.losses = list(seen["losses"])
+        self._start -= seen["seconds"]
