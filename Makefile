@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: setup demo test lint docs tables
+.PHONY: setup demo test soak lint docs tables
 .DELETE_ON_ERROR:
 
 setup: $(INSTALLED)
@@ -19,6 +19,12 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2
+
+soak: $(INSTALLED)
+	$(BIN)/python tests/soak/kill_store.py --kills 30 --stops 20 --exports 20
+	$(BIN)/python tests/soak/concurrent_store.py --reads 200 --writes 4
+	$(BIN)/python tests/soak/fuzz_store.py --stores 100
+	$(BIN)/python tests/soak/forged_store.py
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -5,7 +5,9 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -99,3 +101,10 @@ def forked() -> Callable[..., int]:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     return run
+
+
+@pytest.fixture
+def soak(monkeypatch) -> Callable[[str], ModuleType]:
+    """Import a program of tests/soak by its name."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "soak")
+    return import_module

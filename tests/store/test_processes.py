@@ -1,21 +1,8 @@
-"""The benchmarks of killed and of concurrent processes, small."""
-
-from importlib import import_module
-from pathlib import Path
-from typing import Any
-
-import pytest
+"""The programs that kill writers and let them compete, small."""
 
 
-@pytest.fixture
-def benchmark(monkeypatch) -> Any:
-    """Import a benchmark by its name."""
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    return import_module
-
-
-def test_kills_leave_the_state_before_or_the_state_after(benchmark, tmp_path):
-    figures = benchmark("kill_store").run(tmp_path, kills=8, seed=1, stops=4, exported=2)
+def test_kills_leave_the_state_before_or_the_state_after(soak, tmp_path):
+    figures = soak("kill_store").run(tmp_path, kills=8, seed=1, stops=4, exported=2)
     assert figures["problems"] == []
     assert (figures["kills"], figures["lost"], figures["mixed"]) == (8, 0, 0)
     assert figures["before"] + figures["after"] == 8
@@ -24,8 +11,8 @@ def test_kills_leave_the_state_before_or_the_state_after(benchmark, tmp_path):
     assert sum(figures["interference"]["outcomes"].values()) == 4
 
 
-def test_readers_see_one_state_each_while_two_processes_write(benchmark, tmp_path):
-    figures = benchmark("concurrent_store").run(tmp_path, reads=60, writes=2)
+def test_readers_see_one_state_each_while_two_processes_write(soak, tmp_path):
+    figures = soak("concurrent_store").run(tmp_path, reads=60, writes=2)
     assert figures["problems"] == []
     assert figures["reads"] >= 60
     assert figures["changes_seen"] >= 2

@@ -5,7 +5,6 @@ import json
 import os
 import resource
 import shutil
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -68,9 +67,8 @@ def test_a_changed_byte_of_any_other_file_is_found_and_named(copied, quick):
     copied.verify()
 
 
-def test_two_dozen_damaged_and_forged_stores(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    figures = import_module("fuzz_store").run(tmp_path, stores=24, seed=3)
+def test_two_dozen_damaged_and_forged_stores(soak, tmp_path):
+    figures = soak("fuzz_store").run(tmp_path, stores=24, seed=3)
     assert figures["problems"] == []
     assert figures["stores"] == 24
     assert figures["sentences"] > 10

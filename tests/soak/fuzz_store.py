@@ -6,7 +6,7 @@ changed by somebody who sets all checksums right, links, pipes) must be refused 
 are, nobody can tell. Neither may end in a traceback, hang, write outside of the store, or take much memory: the
 process may not allocate more than a fixed amount above what it has at the beginning.
 
-    python benchmarks/fuzz_store.py --stores 2000
+    python tests/soak/fuzz_store.py --stores 2000
 """
 
 import argparse
@@ -28,13 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
-from small_store import create, loaded_once, three
+from small_store import create, finish, loaded_once, three
 
 from hamcl.errors import HamError
 from hamcl.store import Store
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples, Task
+from hamcl.tensors import pack, unpack
 
 MEMORY = 500 * 2**20
 SECONDS = 20
@@ -250,7 +250,7 @@ def forged_tensors(victim: Victim) -> None:
     """An object with other tensors, under its right name, in a manifest whose checksum is right."""
     draw = victim.draw
     path = draw.choice([p for p in victim.files() if p.suffix == ".safetensors"])
-    tensors = load(path.read_bytes())
+    tensors = unpack(path.read_bytes())
     name = draw.choice(list(tensors))
     value = tensors[name]
     match draw.randrange(7):
@@ -268,7 +268,7 @@ def forged_tensors(victim: Victim) -> None:
             tensors[name] = value.flatten()[: value.numel() // 2].clone()
         case 6:
             tensors[name] = torch.full_like(value, -1 if value.dtype == torch.bool else -7)
-    data = save(tensors)
+    data = pack(tensors)
     if draw.random() < 0.2:  # a header that promises more than there is
         size = draw.choice([2**63 - 1, 2**40, len(data), 10, 0])
         data = size.to_bytes(8, "little") + data[8:]
@@ -416,7 +416,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(Path(folder), options.stores, options.seed)))
+        finish(run(Path(folder), options.stores, options.seed))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Whoever ended well must have kept its task, whoever was refused must have change
 must be as it was. Last, an export over an earlier one is killed at random moments: what is at its place must be whole,
 and the next export must succeed and leave nothing hidden.
 
-    python benchmarks/kill_store.py --kills 200 --stops 60 --exports 40
+    python tests/soak/kill_store.py --kills 200 --stops 60 --exports 40
 """
 
 import argparse
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, loaded_once, three
+from small_store import create, finish, loaded_once, three
 
 import hamcl.learning.classify
 from hamcl.errors import HamError
@@ -376,7 +376,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(Path(folder), options.kills, options.seed, options.stops, options.exports)))
+        finish(run(Path(folder), options.kills, options.seed, options.stops, options.exports))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The size of a store as tasks come: what grows with classes, what with tasks, and what not at all.
 
-python benchmarks/store_size.py --tasks 200
+python tests/soak/store_size.py --tasks 200
 """
 
 import argparse

@@ -5,11 +5,10 @@ process reads the manifest and all tensors again and again. Then the same while 
 now and then, as nobody should: a writer may now be refused at its end, too, but none that ended well may be missing in
 the history.
 
-    python benchmarks/concurrent_store.py --reads 1000
+    python tests/soak/concurrent_store.py --reads 1000
 """
 
 import argparse
-import json
 import os
 import random
 import signal
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, loaded_once, three
+from small_store import create, finish, loaded_once, three
 
 from hamcl.errors import HamError
 from hamcl.store import Manifest, Store
@@ -145,7 +144,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(run(Path(folder), options.reads, options.writes)))
+        finish(run(Path(folder), options.reads, options.writes))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What the benchmarks of the store share: a small store that loads in a moment, and tasks for it."""
+"""What the programs that try a store share: a small store that loads in a moment, tasks for it, and their end."""
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from PIL import Image
@@ -74,3 +75,10 @@ def pictures(name: str, classes: tuple[str, ...], count: int = 16) -> Task:
 def three(i: int, count: int = 16) -> Task:
     """The i-th task of three classes of its own."""
     return pictures(f"task-{i}", tuple(f"{i}{c}" for c in "abc"), count)
+
+
+def finish(figures: dict[str, Any]) -> NoReturn:
+    """Print the figures and end the program: with 1 where there are problems, in them or in a part of them."""
+    print(json.dumps(figures))
+    parts = [figures, *(part for part in figures.values() if isinstance(part, dict))]
+    raise SystemExit(any(part.get("problems") for part in parts))
