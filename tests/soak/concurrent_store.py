@@ -53,6 +53,11 @@ def write(path: Path, refused: Path, done: Path) -> None:
             time.sleep(0.05)
 
 
+def count(path: Path) -> int:
+    """The bytes of a file that `write` adds to; none before the first."""
+    return path.stat().st_size if path.exists() else 0
+
+
 def read(path: Path) -> Manifest:
     """Read the manifest and every tensor it names."""
 
@@ -68,10 +73,10 @@ def delete(path: Path, done: Path) -> None:
     """Delete the lock once for every change made, until the process is killed."""
     draw = random.Random(0)
     while True:
-        before = done.stat().st_size if done.exists() else 0
+        before = count(done)
         time.sleep(draw.uniform(0, 1))
         (path / LOCK).unlink(missing_ok=True)
-        while (done.stat().st_size if done.exists() else 0) == before:
+        while count(done) == before:
             time.sleep(0.01)
 
 
@@ -124,14 +129,14 @@ def _run(folder: Path, reads: int, writes: int, disturb: Callable[[Path, Path], 
         for pid in others:
             os.waitpid(pid, 0)
     store.verify()
-    made, told = len(store.refresh().history) - events, done.stat().st_size
+    made, told = len(store.refresh().history) - events, count(done)
     if not 0 <= made - told <= 2:  # each writer may have been killed between its change and the byte for it
         problems.append(f"{told} changes were made, but the history has {made}")
     return {
         "reads": read_,
         "changes_seen": len(changes) - 1,
         "changes": told,
-        "refused": refused.stat().st_size if refused.exists() else 0,
+        "refused": count(refused),
         "slowest_read_seconds": slowest,
         "problems": problems,
     }
