@@ -34,7 +34,7 @@ def module(folder: Path, name: str, marker: str) -> ModuleType:
 
 
 @pytest.fixture
-def mean_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Method]:
+def mean_lora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Learner]:
     monkeypatch.setitem(sys.modules, "mean_lora", module(tmp_path, "mean_lora", "class MeanLoRA"))
     monkeypatch.setitem(METHODS, "mean-lora", "mean_lora:MeanLoRA")
     return load_method("mean-lora")
@@ -66,14 +66,13 @@ def test_the_method_keeps_the_mean_of_its_adapters(toy, mean_lora):
         toy.vit(), HAMConfig.from_dict({**mean_lora.defaults, "epochs": 2, "lr": 1e-2, "projection": 64})
     )
     trained = []
-    end = learner._end
+    end = learner.end
 
-    def watched(*args):
-        adapter = learner.model.task_adapter("trained")
-        trained.append({name: adapter.importance * f.delta() for name, f in adapter.layers.items()})
-        end(*args)
+    def watched(lesson):
+        trained.append({name: lesson.adapter.importance * f.delta() for name, f in lesson.adapter.layers.items()})
+        end(lesson)
 
-    learner._end = watched
+    learner.end = watched
     for task in (toy.task("one", ["a", "b"]), toy.task("two", ["c", "d"])):
         learner.learn(task)
     kept = learner.model.task_adapter("kept")
