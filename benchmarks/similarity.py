@@ -112,7 +112,7 @@ def changes(learner: HAM, adapters: list[Layers], probe: Samples) -> list[Tensor
     found = []
     for shown in ([], *([layers] for layers in adapters)):
         learner.model.load_groups(shown, [1.0] * len(shown))
-        found.append(learner.extract(learner.model, probe))
+        found.append(learner.look(probe))
     return [features - found[0] for features in found[1:]]
 
 
@@ -238,7 +238,7 @@ def learn(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, fl
             scores: dict[str, list[Tensor]] = {"head": [], "rows": []}
             for i in order:
                 truth = torch.tensor([learner.classes.index(tasks[i].classes[y]) for y in tasks[i].test.labels])
-                rows = learner.objective.rows.logits(learner.extract(learner.model, tasks[i].test))
+                rows = learner.objective.rows.logits(learner.look(tasks[i].test))
                 for name, logits in (("head", learner.logits(tasks[i].test)), ("rows", rows)):
                     scores[name].append((logits.argmax(1) == truth).double())
             own = accuracies.setdefault(kind, {"head": [], "rows": []})

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, finish, loaded_once, three
+from small_store import create, finish, loaded_once, opened, three
 
 from hamcl.errors import HamError
-from hamcl.store import Manifest, Store
+from hamcl.store import Manifest
 from hamcl.store.folder import Folder, read_manifest
 from hamcl.store.lock import LOCK
 from hamcl.store.objects import load_object
@@ -35,7 +35,7 @@ def write(path: Path, refused: Path, done: Path) -> None:
     """Learn and undo until the process is killed; a byte in the file `refused` for every time somebody was first, and
     one in `done` for every change made.
     """
-    store, task = Store.open(path), three(2)
+    store, task = opened(path), three(2)
     while True:
         try:
             if len(store.refresh().state.tasks) == 2:

@@ -28,10 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, finish, loaded_once, three
+from small_store import create, finish, loaded_once, opened, three
 
 from hamcl.errors import HamError
-from hamcl.store import Store
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples, Task
 from hamcl.tensors import pack, unpack
@@ -306,17 +305,17 @@ def use(path: Path, task: Task, probe: Samples) -> tuple[torch.Tensor | None, bo
     """
     said, answers, right = "", None, False
     try:
-        store = Store.open(path)
+        store = opened(path)
         answers = store.model().logits(probe)
     except HamError as error:
         said = str(error)
     try:
-        store = Store.open(path)
+        store = opened(path)
         store.verify()
         right = True
     except HamError as error:
         said = said or str(error)
-    for work in (lambda: Store.open(path).learn(task), lambda: Store.open(path).undo()):
+    for work in (lambda: opened(path).learn(task), lambda: opened(path).undo()):
         try:
             work()
         except HamError as error:

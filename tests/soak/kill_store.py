@@ -33,10 +33,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from small_store import create, finish, loaded_once, three
+from small_store import create, finish, loaded_once, opened, three
 
-import hamcl.learning.classify
+import hamcl.learning.learner
 from hamcl.errors import HamError
+from hamcl.learning.classify import Classify
 from hamcl.methods.ham import HAM
 from hamcl.store import Store
 from hamcl.store import work as rooms
@@ -84,9 +85,9 @@ class Watch:
 
             setattr(owner, name, call)
 
-        phased(hamcl.learning.classify, "fit", "training")
-        phased(HAM, "_end", "merging")
-        phased(HAM, "_update_head", "head")
+        phased(hamcl.learning.learner, "train", "training")
+        phased(HAM, "end", "merging")
+        phased(Classify, "leave", "head")
         phased(rooms, "save_object", "writing")
         phased(Folder, "remember", "writing")
         phased(Folder, "write", "renaming")
@@ -237,7 +238,7 @@ def interfere(folder: Path, stops: int, draw: random.Random, operations: dict[st
 
         def delete(other: list[bool] = other) -> None:
             (path / ".lock").unlink(missing_ok=True)
-            pid = forked(lambda: refusable(None, None, Store.open(path), tasks[1], 10))
+            pid = forked(lambda: refusable(None, None, opened(path), tasks[1], 10))
             other.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0)
 
         def exchange(before: dict[str, bytes] = before) -> None:
@@ -246,9 +247,9 @@ def interfere(folder: Path, stops: int, draw: random.Random, operations: dict[st
             before.update(contents(path))
 
         try:
-            phase, first = stop(Store.open(path), tasks[0], draw, operations, delete if kind == "lock" else exchange)
+            phase, first = stop(opened(path), tasks[0], draw, operations, delete if kind == "lock" else exchange)
             kept = away if before else path
-            left = Store.open(kept)
+            left = opened(kept)
             left.verify()
             names = [task.name for task in left.manifest.state.tasks]
             if ("task-2" in names, "task-3" in names) != (first, other == [True]):
@@ -271,7 +272,7 @@ def exports(folder: Path, kills: int, draw: random.Random) -> dict[str, Any]:
         """Names and sizes: in what order safetensors writes its metadata is left to chance."""
         return {name: len(data) for name, data in contents(out).items()}
 
-    model, out = Store.open(folder / "whole.ham").model(), folder / "exported" / "out"
+    model, out = opened(folder / "whole.ham").model(), folder / "exported" / "out"
     problems: list[str] = []
 
     def write() -> None:
@@ -319,7 +320,7 @@ def _run(folder: Path, kills: int, seed: int, stops: int, exported: int) -> dict
         store.learn(task)
     before = store.manifest.state
     shutil.copytree(store.path, folder / "whole.ham")
-    whole = Store.open(folder / "whole.ham")
+    whole = opened(folder / "whole.ham")
     seconds, operations = measure(whole, tasks[2])
     after = whole.refresh().state
     probe = tasks[0].test
@@ -333,7 +334,7 @@ def _run(folder: Path, kills: int, seed: int, stops: int, exported: int) -> dict
         if phase != "finished":
             phases[phase] += 1
         try:
-            left = Store.open(store.path)
+            left = opened(store.path)
             left.verify()
             state = left.manifest.state
             end = "before" if state == before else "after" if learned(state) == learned(after) else "mixed"
@@ -350,7 +351,7 @@ def _run(folder: Path, kills: int, seed: int, stops: int, exported: int) -> dict
             problems.append(f"{phase}: {end}")
             shutil.rmtree(store.path)
             shutil.copytree(folder / "whole.ham", store.path)
-            Store.open(store.path).undo()
+            opened(store.path).undo()
     whole.undo()
     return {
         "kills": phases.total(),

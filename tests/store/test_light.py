@@ -29,7 +29,9 @@ def test_a_store_is_opened_and_described_without_pytorch(learned):
 
 
 @pytest.mark.parametrize(
-    "line", [["--help"], ["diff", "STORE", "COPY"], ["undo", "COPY"], ["gc", "COPY"]], ids=lambda line: line[0]
+    "line",
+    [["--help"], ["status", "COPY"], ["diff", "STORE", "COPY"], ["undo", "COPY"], ["gc", "COPY"]],
+    ids=lambda line: line[0],
 )
 def test_a_command_that_computes_nothing_loads_no_pytorch(learned, tmp_path, line):
     shutil.copytree(learned, tmp_path / "copy")

@@ -67,7 +67,6 @@ def facts(store: Store) -> dict[str, Any]:
 
 def status(store: Store) -> Tree:
     """The store as a tree: classes, tasks with their similarities, groups, sizes and the last evaluation."""
-
     manifest, state = store.manifest, store.manifest.state
     backbone, options = manifest.backbone, manifest.options
     tree = Tree(_text(f"{store.path}", "bold"))

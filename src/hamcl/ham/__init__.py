@@ -3,7 +3,7 @@
 from hamcl.ham.adapter import Adapter, Factors, Group, Layers, check_finite, check_matching
 from hamcl.ham.grouping import Assignment, Calibration, Groups
 from hamcl.ham.merging import RULES, Merged, PruneOn, Rule, compress, concat, final, merge_layers, prune
-from hamcl.ham.similarity import cka, factor, inner, norm, weight
+from hamcl.ham.similarity import inner, norm, weight
 
 __all__ = [
     "RULES",
@@ -19,10 +19,8 @@ __all__ = [
     "Rule",
     "check_finite",
     "check_matching",
-    "cka",
     "compress",
     "concat",
-    "factor",
     "final",
     "inner",
     "merge_layers",
