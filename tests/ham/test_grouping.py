@@ -14,9 +14,17 @@ few = settings(derandomize=True, deadline=None, max_examples=20)
 values = st.floats(-1, 1)
 
 
+class Raw(Calibration):
+    """Takes similarities for scores, so that a test need not calibrate them first."""
+
+    def score(self, similarity):
+        return similarity
+
+
 def filled(make, count, max_groups=None, threshold=0.5, calibrated=False):
     """Groups with `count` members of one task each and no recorded decision."""
-    groups = Groups(max_groups, threshold, calibrated)
+    groups = Groups(max_groups, threshold)
+    groups.calibration = Calibration() if calibrated else Raw()
     groups.groups = [Group(make(i), 1.0, [f"task {i}"]) for i in range(count)]
     return groups
 
@@ -138,7 +146,7 @@ def learn(groups, adapter, similarities, **options):
 
 @few
 @given(st.integers(0, 1000), st.lists(st.tuples(st.integers(1, 3), st.floats(0.2, 2)), min_size=1, max_size=5))
-@pytest.mark.parametrize("rule", ["concat", "svd", "magnitude", "dare", "mean"])
+@pytest.mark.parametrize("rule", ["concat", "svd", "dare", "mean"])
 def test_one_group_is_the_sum_or_the_running_mean_of_its_members(make, dense, rule, seed, members):
     groups = Groups(1, 0.0)
     for i, (rank, alpha) in enumerate(members):
@@ -177,7 +185,7 @@ def test_importances_are_folded_in_and_only_the_newcomer_is_pruned(make, dense, 
 
 @few
 @given(st.permutations(range(4)))
-@pytest.mark.parametrize("rule", ["concat", "svd", "mean", "magnitude"])
+@pytest.mark.parametrize("rule", ["concat", "svd", "mean"])
 def test_the_order_of_the_tasks_does_not_matter_at_full_rank(make, rule, order):
     results = []
     for sequence in (range(4), order):
@@ -190,7 +198,8 @@ def test_the_order_of_the_tasks_does_not_matter_at_full_rank(make, rule, order):
 
 
 def test_groups_keep_a_constant_rank_and_report_the_loss(make):
-    groups = Groups(2, 0.5, calibrated=False)
+    groups = Groups(2, 0.5)
+    groups.calibration = Raw()
     for i in range(6):
         similarities = [0.9, 0.1][: len(groups.groups)] if i != 1 else [0.0]
         decision, merged = learn(groups, Adapter(str(i), make(i)), similarities, rule="svd", rank=3)

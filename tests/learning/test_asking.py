@@ -12,6 +12,7 @@ import torch
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
+from hamcl.machine import Machine
 from hamcl.methods.ease import EASE
 from hamcl.methods.ham import HAM
 from hamcl.methods.ranpac import RanPAC
@@ -19,12 +20,13 @@ from hamcl.nn.backbones import load_backbone
 from hamcl.streams.base import Samples, Stream, Task
 from hamcl.turns import BUSY
 
-SMALL = {"device": "cpu", "precision": "fp32", "epochs": 1, "batch_size": 4, "rank": 2, "projection": 40}
+SMALL = {"epochs": 1, "batch_size": 4, "rank": 2, "projection": 40}
 
 
 def learner(toy, folder, modality="image", kind=HAM, **options):
-    backbone = toy.vit() if modality == "image" else load_backbone(str(folder))
-    return kind(backbone, kind.config_type.from_dict({**SMALL, **options}))
+    config = kind.configured(options, SMALL)
+    backbone = toy.vit() if modality == "image" else load_backbone(str(folder), depths=config.depths_to_read)
+    return kind(backbone, config, Machine("cpu", "fp32"))
 
 
 @pytest.fixture(scope="session")
@@ -145,7 +147,7 @@ def test_learn_takes_a_task(toy, bert_folder):
     [
         ("image", HAM, {}),
         ("text", HAM, {}),
-        ("image", HAM, {"head_features": "both", "head": "lda"}),
+        ("image", HAM, {"head": "linear"}),
         ("image", EASE, {"head": "cosine"}),
         ("image", RanPAC, {}),
     ],

@@ -1,4 +1,4 @@
-"""What every method promises: see `hamcl.learning.learner.Method`."""
+"""What every method promises: see `hamcl.learning.learner.Learner`."""
 
 import gc
 import weakref
@@ -11,21 +11,20 @@ import pandas as pd
 import pytest
 import torch
 
-import hamcl.learning.classify
+import hamcl.learning.learner
 from hamcl.bench.state import load_state, save_state
 from hamcl.config import BARE, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.learning.learner import Learner
+from hamcl.machine import Machine
 from hamcl.methods.registry import METHODS, load_method
 from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
 from hamcl.training.features import extract
-from hamcl.training.loop import Step
+from hamcl.training.loop import Step, train
 
 SMALL = {
-    "device": "cpu",
-    "precision": "fp32",
     "epochs": 1,
     "batch_size": 4,
     "rank": 2,
@@ -35,9 +34,10 @@ SMALL = {
     "merge_rank": 3,
 }
 STEPWISE = [name for name in METHODS if load_method(name).evaluates_every_step]
+FULL = Machine("cpu", "fp32")
 OWN: dict[str, dict[str, Any]] = {"slca": {"align_samples": 64}}
 GROWING = {"lora-per-task", "sd-lora", "inflora", "ease"}
-Build = Callable[..., Method]
+Build = Callable[..., Learner]
 
 
 def pairs(names: list[str], heads: list[str]) -> list[tuple[str, str]]:
@@ -53,12 +53,15 @@ def build(toy, bert_folder) -> Build:
     A head that the method does not take is left out.
     """
 
-    def make(name: str, modality: str = "image", **options: Any) -> Method:
+    def make(name: str, modality: str = "image", machine: Machine = FULL, **options: Any) -> Learner:
         kind = load_method(name)
         if options.get("head") not in kind.heads:
             options.pop("head", None)
-        config = kind.config_type.from_dict({**kind.defaults, **SMALL, **OWN.get(name, {}), **options})
-        return kind(toy.vit() if modality == "image" else load_backbone(str(bert_folder)), config)
+        head = {"head": options.pop("head")} if "head" in options else {}
+        config = kind.configured({**OWN.get(name, {}), **head}, {**SMALL, **options})
+        if modality == "image":
+            return kind(toy.vit(), config, machine)
+        return kind(load_backbone(str(bert_folder), depths=config.depths_to_read), config, machine)
 
     return make
 
@@ -70,7 +73,7 @@ def stream(toy) -> Stream:
     return Stream("toy", tuple(toy.task(*part, 4, augmentation="photo") for part in parts))
 
 
-def learn(method: Method, *tasks: Task) -> Method:
+def learn(method: Learner, *tasks: Task) -> Learner:
     for task in tasks:
         method.learn(task)
     method.finish()
@@ -132,7 +135,7 @@ def test_logits_do_not_depend_on_the_order_or_number_of_samples(build, stream, n
     torch.testing.assert_close(method.logits(fresh(samples, order)), logits[order], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(method.logits(samples.select([7])), logits[[7]], rtol=1e-4, atol=1e-4)
     for batch_size in (1, 5):
-        method.config = replace(method.config, eval_batch_size=batch_size)
+        method.machine = replace(method.machine, eval_batch_size=batch_size)
         torch.testing.assert_close(method.logits(fresh(samples)), logits, rtol=1e-4, atol=1e-4)
 
 
@@ -215,7 +218,7 @@ def test_a_state_is_a_snapshot(build, toy, stream, name):
     assert toy.same(kept, {k: v if isinstance(v, torch.Tensor) else repr(v) for k, v in state.items()})
 
 
-def wrecked(toy: Any, stream: Stream, method: Method, error: type, fail: Callable[[], object]) -> None:
+def wrecked(toy: Any, stream: Stream, method: Learner, error: type, fail: Callable[[], object]) -> None:
     """`fail` raises `error` and leaves no trace in a method that has learned the first task."""
     before, samples = method.state_dict(), everything(stream)
     logits = method.logits(fresh(samples))
@@ -234,10 +237,10 @@ def test_an_interrupted_task_leaves_no_trace(build, toy, stream, monkeypatch, na
         one.learn(stream[0])
     if name not in ("frozen", "ranpac") or head == "linear":
         wrecked(toy, stream, method, KeyboardInterrupt, lambda: method.learn(stream[1], interrupted))
-        good = method.config
-        method.config = replace(good, lr=1e30, head_lr=1e30, clip_norm=0.0)
+        good = method.settings
+        method.settings = replace(good, lr=1e30, head_lr=1e30)
         wrecked(toy, stream, method, TrainingError, lambda: method.learn(stream[1]))
-        method.config = good
+        method.settings = good
 
     with monkeypatch.context() as patch:
         # The last thing a task does, when everything else has changed already.
@@ -358,7 +361,7 @@ def test_a_method_keeps_no_test_samples(build, stream, name):
 )
 def test_a_method_takes_the_heads_it_names(build, toy, name, head):
     stream = Stream("plain", (toy.task("a", ["red", "green"], 4), toy.task("b", ["blue", "cyan", "pink"], 4)))
-    options = {"epochs": 4, "head_lr": 0.05, "head_features": "both", "task_scores": 0.5}
+    options = {"epochs": 4, "head_lr": 0.05}
     method = learn(build(name, head=head, **options), *stream)
     logits = method.logits(everything(stream))
     assert torch.isfinite(logits).all()
@@ -384,15 +387,14 @@ def test_texts_are_learned(build, toy, name):
 @pytest.mark.parametrize("head", ["linear", "lda"])
 @pytest.mark.parametrize("name", ["ham", "seq-lora", "lora-per-task"])
 def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build, toy, monkeypatch, name, head):
-    method, compared = build(name, "text", head=head, distill=2.0, distill_growth=False, lr=1e-2), []
+    method, compared = build(name, "text", head=head, distill=2.0, later_tasks="free", lr=1e-2), []
 
-    def look(model, rows, samples, preprocess, config, device, *, anchors, **options):
+    def look(model, loss, lesson, plan, preprocess):
         with model.without_task():
-            compared.append((anchors, extract(model, samples, preprocess, config, device)))
-        return fit(model, rows, samples, preprocess, config, device, anchors=anchors, **options)
+            compared.append((loss.anchors, extract(model, lesson.samples, preprocess, plan.machine, plan.device)))
+        return train(model, loss, lesson, plan, preprocess)
 
-    fit = hamcl.learning.learner.train
-    monkeypatch.setattr(hamcl.learning.classify, "fit", look)
+    monkeypatch.setattr(hamcl.learning.learner, "train", look)
     for i, classes in enumerate((["red", "green"], ["blue", "cyan"], ["pink", "red"])):
         method.learn(toy.task(f"t{i}", classes, 4, "text"))
     for anchors, expected in compared:
@@ -403,13 +405,13 @@ def test_texts_are_kept_near_the_features_without_the_adapter_in_training(build,
 
 
 def test_a_task_that_is_free_reads_no_features_to_stay_near(build, toy, monkeypatch):
-    method, given = build("ham", "text", head="linear", distill=2.0, distill_growth=True), []
-    fit = hamcl.learning.learner.train
-    monkeypatch.setattr(
-        hamcl.learning.classify,
-        "fit",
-        lambda *args, **options: (given.append(options["anchors"]), fit(*args, **options))[1],
-    )
+    method, given = build("ham", "text", head="linear", distill=2.0, later_tasks="hold"), []
+
+    def look(model, loss, lesson, plan, preprocess):
+        given.append(loss.anchors)
+        return train(model, loss, lesson, plan, preprocess)
+
+    monkeypatch.setattr(hamcl.learning.learner, "train", look)
     for i, classes in enumerate((["red", "green"], ["blue", "cyan"])):
         method.learn(toy.task(f"t{i}", classes, 4, "text"))
     assert given[0] is None
@@ -431,7 +433,7 @@ def test_a_method_starts_from_its_own_defaults(bert_folder, name):
     method = kind.from_backbone(str(bert_folder), max_length=20)
     assert method.config.to_dict() == asdict(kind.config_type()) | dict(kind.defaults)
     assert method.backbone.preprocess.describe()["max_length"] == 20
-    config = HAMConfig(rank=3, head=kind.heads[-1])
+    config = HAMConfig(seed=3, head=kind.heads[-1])
     assert kind.from_backbone(str(bert_folder), config).config == kind.config_type(**config.to_dict())
 
 
@@ -443,7 +445,7 @@ def test_an_unknown_method_is_an_error_with_a_suggestion(name, hint):
 
 def test_methods_are_classes_of_the_contract():
     kinds = [load_method(name) for name in METHODS]
-    assert all(issubclass(kind, Method) for kind in kinds)
+    assert all(issubclass(kind, Learner) for kind in kinds)
     assert len(set(kinds)) == len(METHODS)
     for kind in kinds:
         kind.config_type.from_dict(dict(kind.defaults))
@@ -477,7 +479,7 @@ def test_a_text_with_half_a_character_is_skipped_or_refused(build, toy):
     cut = replace(task, train=Samples([*task.train.inputs, "bala \ud83d"], [*task.train.labels, 0]))
     with pytest.raises(DataError, match="sample 8 holds half a character"):
         build("ham", "text").learn(cut)
-    method = build("ham", "text", on_bad_sample="skip")
+    method = build("ham", "text", replace(FULL, on_bad_sample="skip"))
     assert len(method.learn(cut).skipped) == 1 and method.logits(cut.test).isfinite().all()
     with pytest.raises(DataError, match="holds half a character"):
         method.predict(["bala \ud83d"])

@@ -12,6 +12,7 @@ from hamcl.errors import UsageError
 from hamcl.ham import Adapter, Factors
 from hamcl.heads import Rows
 from hamcl.learning.learner import Learner
+from hamcl.machine import Machine
 from hamcl.methods.ease import Prototypes
 from hamcl.methods.inflora import InfLoRAConfig, Used, _inputs
 from hamcl.methods.registry import METHODS, load_method
@@ -21,15 +22,15 @@ from hamcl.nn.attach import AdaptedBackbone
 from hamcl.rng import generator
 from hamcl.streams.base import Task
 
-SMALL = {"device": "cpu", "precision": "fp32", "epochs": 2, "batch_size": 4, "rank": 2, "lr": 1e-2, "projection": 40}
+SMALL = {"epochs": 2, "batch_size": 4, "rank": 2, "lr": 1e-2, "projection": 40}
 Build = Callable[..., Any]
 
 
 @pytest.fixture
 def build(toy: Any) -> Build:
-    def make(name: str, **options: Any) -> Method:
+    def make(name: str, **options: Any) -> Learner:
         kind = load_method(name)
-        return kind(toy.vit(), kind.config_type.from_dict({**kind.defaults, **SMALL, **options}))
+        return kind(toy.vit(), kind.configured(options, SMALL), Machine("cpu", "fp32"))
 
     return make
 
@@ -210,8 +211,8 @@ def test_ease_keeps_what_every_adapter_says(build, tasks):
     assert len(method.adapters) == 2
     assert method.objective.head.means.shape == (4, 2, 32)
     assert method.objective.head.counts.tolist() == [[4, 0], [4, 0], [4, 4], [4, 4]]
-    seen, extract = [], method._extract
-    method._extract = lambda *args, **options: seen.append(args) or extract(*args, **options)
+    seen, extract = [], method.extract
+    method.extract = lambda *args, **options: seen.append(args) or extract(*args, **options)
     samples = tasks[0].test.select(range(len(tasks[0].test)))
     logits = method.logits(samples)
     assert len(seen) == 2

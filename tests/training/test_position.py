@@ -11,7 +11,7 @@ from hamcl.config import HAMConfig
 from hamcl.errors import DataError
 from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
-from hamcl.training.position import capture, restore
+from hamcl.training.position import Trained
 
 CPU = torch.device("cpu")
 
@@ -61,58 +61,55 @@ def test_going_on_equals_never_having_stopped(learner, toy, stop):
     report = whole.learn(task)
 
     stopped, task = learner()
-    stopped.checkpoint = Memory(stop)
+    kept = Memory(stop)
     with pytest.raises(Stop):
-        stopped.learn(task)
+        stopped.learn(task, keeper=kept)
 
     again, task = learner()
-    again.checkpoint = Memory(100, stopped.checkpoint.saved[-1])
+    going_on = Memory(100, kept.saved[-1])
     torch.rand(3)  # the generators need not be where they were
-    resumed = again.learn(task)
+    resumed = again.learn(task, keeper=going_on)
     assert toy.same(whole.state_dict(), again.state_dict())
     assert resumed.losses == report.losses
-    assert len(again.checkpoint.saved) == 5 - stop
+    assert len(going_on.saved) == 5 - stop
 
 
 def test_keeping_positions_changes_nothing(learner, toy):
     plain, task = learner()
     plain.learn(task)
     keeping, task = learner()
-    keeping.checkpoint = Memory(100)
-    keeping.learn(task)
-    assert len(keeping.checkpoint.saved) == 5
+    keeper = Memory(100)
+    keeping.learn(task, keeper=keeper)
+    assert len(keeper.saved) == 5
     assert toy.same(plain.state_dict(), keeping.state_dict())
 
 
 @pytest.fixture
-def training():
-    """Two steps of an optimizer: the optimizer, its schedule, and the parameter."""
+def trained():
+    """One parameter after two steps."""
     parameter = nn.Parameter(torch.ones(3))
     optimizer = torch.optim.AdamW([parameter], lr=0.1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    found = Trained(optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0), CPU)
     for _ in range(2):
         parameter.square().sum().backward()
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
-    return optimizer, schedule, [parameter]
+        found.step(clip=100.0)
+    return found
 
 
-def test_a_position_is_put_back(training):
-    optimizer, schedule, (parameter,) = training
-    position = capture(optimizer, [parameter], CPU, {"step": 2})
+def test_a_position_is_put_back(trained):
+    (parameter,) = trained.parameters
+    position = trained.capture({"step": 2})
     wanted = parameter.detach().clone()
     with torch.no_grad():
         parameter.zero_()
-    restore(position, optimizer, schedule, [parameter], CPU)
+    trained.restore(position)
     assert torch.equal(parameter, wanted)
-    assert optimizer.state_dict()["state"][0]["step"] == 2 and schedule.last_epoch == 2
+    assert trained.optimizer.state_dict()["state"][0]["step"] == 2 and trained.schedule.last_epoch == 2
 
 
 @pytest.mark.parametrize("steps", [-7.0, 3.0, float("nan")])
-def test_an_optimizer_that_counted_other_steps_is_refused(training, steps):
-    optimizer, schedule, parameters = training
-    position = capture(optimizer, parameters, CPU, {"step": 2})
+def test_an_optimizer_that_counted_other_steps_is_refused(trained, steps):
+    position = trained.capture({"step": 2})
     position["optimizer.0.step"].fill_(steps)
     with pytest.raises(DataError, match=r"does not fit this training \(its optimizer counts (-7|3|nan) steps\)"):
-        restore(position, optimizer, schedule, parameters, CPU)
+        trained.restore(position)

@@ -74,18 +74,17 @@ class Groups:
         calibration: the similarities observed so far.
     """
 
-    def __init__(self, max_groups: int | None, threshold: float, calibrated: bool = True) -> None:
+    def __init__(self, max_groups: int | None, threshold: float) -> None:
         """
         Args:
             max_groups: G_max, or None for no limit.
-            threshold: tau, in standard deviations above the mean of earlier similarities if `calibrated`, else a
-                raw similarity.
+            threshold: tau, in standard deviations above the mean of earlier similarities.
         """
         if max_groups is not None and max_groups < 1:
             raise ValueError(f"max_groups must be at least 1, or None for no limit, got {max_groups}")
         if math.isnan(threshold):
             raise ValueError("the similarity threshold must be a number, got nan")
-        self.max_groups, self.threshold, self.calibrated = max_groups, threshold, calibrated
+        self.max_groups, self.threshold = max_groups, threshold
         self.groups: list[Group] = []
         self.history: list[Assignment] = []
         self.calibration = Calibration()
@@ -103,7 +102,7 @@ class Groups:
         if len(similarities) != len(self.groups) or not all(math.isfinite(s) for s in similarities):
             raise ValueError(f"need one finite similarity for each of {len(self.groups)} groups, got {similarities}")
         values = [float(s) for s in similarities]
-        scores = [self.calibration.score(s) if self.calibrated else s for s in values]
+        scores = [self.calibration.score(s) for s in values]
         best = max(range(len(values)), key=values.__getitem__, default=0)
         top = scores[best] if scores else None
         joins = top is not None and top >= self.threshold
@@ -130,7 +129,7 @@ class Groups:
         The group's alpha_Gj is folded in first and restarts at 1.
         Every adapter is sparsified once, when it arrives; the group, made of sparsified adapters, is not sparsified
         again (dropping entries of it at every task would erode old members, and for "dare" also blow up the variance).
-        The sums ("concat", "svd", "dare", "magnitude") add the adapter to the group. "mean" is the running mean over
+        The sums ("concat", "svd", "dare") add the adapter to the group. "mean" is the running mean over
         members: the group of n members weighs n, the newcomer 1. "ties" uses the same weights in its sign election
         and its mean, so that a newcomer alone cannot outvote a large group.
 

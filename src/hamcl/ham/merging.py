@@ -123,7 +123,6 @@ def merge_layers(
       mean over the parts that have it (TIES, Yadav et al. 2023, 2306.01708) |
     | dare | every entry of the delta kept with probability `density` and divided by it (DARE, Yu et al. 2023,
       2311.03099), drawn from `generator` | the sum |
-    | magnitude | largest magnitudes of the delta | the sum |
 
     Args:
         parts: updates of the same layers and shapes; ranks may differ.
@@ -264,5 +263,4 @@ RULES: dict[str, Rule] = {
     "mean": Rule(_prune, _mean, averages=True),
     "ties": Rule(_prune_delta, _elect, averages=True),
     "dare": Rule(_drop, concat),
-    "magnitude": Rule(_prune_delta, concat),
 }

@@ -152,7 +152,7 @@ class EASE(Learner):
             self.seen(samples, (i, self.objective.augmentation), partial(under, layers))
             for i, layers in enumerate(self.adapters)
         ]
-        return torch.stack(features, 1) if features else torch.zeros(len(samples), 0, self.backbone.width)
+        return torch.stack(features, 1)
 
     def parameter_counts(self) -> dict[str, int]:
         counts = super().parameter_counts()
