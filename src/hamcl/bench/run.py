@@ -13,6 +13,7 @@ import pyarrow as pa
 from hamcl import metrics
 from hamcl.bench.state import drop_states, load_state, save_state
 from hamcl.errors import DataError, TrainingError, UsageError
+from hamcl.learning.evaluate import NotFinite, answers
 from hamcl.learning.learner import Learner
 from hamcl.plain import plain
 from hamcl.report.layout import reported
@@ -191,14 +192,15 @@ def _evaluate(stream: Stream, method: Learner, result: Result, record: StepRecor
     start = time.perf_counter()
     tables = []
     for j, task in enumerate(stream[: step + 1]):
-        logits = method.logits(task.test).double().numpy()
-        if not np.isfinite(logits).all():
-            raise TrainingError(f"the logits of task {task.name!r} are not finite after learning {record.task!r}")
-        columns = metrics.columns(task.classes, method.classes)
-        labels = np.asarray(task.test.labels, dtype=np.int64)
-        result.accuracy[step, j] = metrics.class_accuracy(logits, labels, columns)
-        result.task_accuracy[step, j] = metrics.task_accuracy(logits, labels, columns)
-        tables.append(prediction_table(step, j, logits, columns[labels], method.classes))
+        try:
+            found = answers(method, task)
+        except NotFinite as error:
+            raise TrainingError(
+                f"the scores of task {task.name!r} are not finite after learning {record.task!r}"
+            ) from error
+        result.accuracy[step, j] = found.accuracy
+        result.task_accuracy[step, j] = metrics.task_accuracy(found.logits, found.labels, found.columns)
+        tables.append(prediction_table(step, j, found.logits, found.truth, method.classes))
     record.evaluation_seconds += time.perf_counter() - start
     return tables
 

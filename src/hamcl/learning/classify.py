@@ -11,6 +11,7 @@ from torch import Tensor
 from hamcl.errors import DataError, UsageError
 from hamcl.ham.flat import prefixed, stripped
 from hamcl.heads import Head, Rows, TaskRows, TrainedRows, build_head
+from hamcl.learning.evaluate import answers, finite
 from hamcl.learning.lesson import Lesson, State
 from hamcl.reading.batches import Batch
 from hamcl.rng import generator, scoped
@@ -222,15 +223,7 @@ class Classify:
 
     def score(self, task: Task) -> float:
         """See `Learner.evaluate`."""
-        if not len(task.test):
-            raise DataError(f"task {task.name!r} has no test samples to evaluate")
-        names = spelled(task.classes, self.classes)
-        column = {name: c for c, name in enumerate(self.classes)}
-        unseen = [name for name in names if name not in column]
-        if unseen:
-            raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
-        truth = torch.tensor([column[names[y]] for y in task.test.labels])
-        return (finite(self.learner.logits(task.test)).argmax(1) == truth).double().mean().item()
+        return answers(self.learner, task).accuracy
 
     def columns(self, task: Task) -> tuple[tuple[str, ...], list[int]]:
         """The class list after a task, and the task's columns in it."""
@@ -258,18 +251,3 @@ class Classify:
         self.tasks = [list(columns) for columns in meta["tasks"]]
         self.rows.load_state_dict(stripped("rows", state))
         self.head.load_state_dict(stripped("head", state))
-
-
-def finite(scores: Tensor) -> Tensor:
-    """The scores of samples, shape (n, classes), as they are.
-
-    Raises:
-        DataError: one is NaN or infinite, so that no class can be told.
-    """
-    bad = (~scores.isfinite()).any(1).sum().item()
-    if bad:
-        raise DataError(
-            f"the scores of {bad} of {len(scores)} samples are not finite: numbers of the model are damaged or far "
-            "too large; restore it from a copy, or learn again with a lower lr"
-        )
-    return scores

@@ -6,7 +6,7 @@ from functools import partial
 
 from hamcl import metrics
 from hamcl.errors import DataError
-from hamcl.learning.classify import finite
+from hamcl.learning.evaluate import answers
 from hamcl.learning.learner import Learner
 from hamcl.learning.lesson import Watch
 from hamcl.store.digest import digests
@@ -14,7 +14,6 @@ from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.check import check
-from hamcl.streams.names import spelled
 
 WORST = 20
 
@@ -44,27 +43,17 @@ def evaluate(
         if watch:
             learner.watch = partial(_onwards, watch, done, whole)
             done += len(task.test)
-        if not len(task.test):
-            raise DataError(f"task {task.name!r} has no test samples to evaluate")
-        names = spelled(task.classes, learner.classes)
-        if unseen := [name for name in names if name not in learner.classes]:
-            raise DataError(f"task {task.name!r} holds classes that were not learned: {', '.join(unseen[:3])}")
         if task.name in by_task:
             raise DataError(f"two of the tasks to evaluate are called {task.name!r}; rename one of them")
-        samples = task.test
-        if learner.machine.on_bad_sample == "skip":
-            told = partial(learner.watch, "reading") if learner.watch else None
-            samples, skipped = check(samples, "skip", task.classes, told=told)
-            for sentence in skipped:
-                on_skip(sentence)
-        best = finite(learner.logits(samples)).double().softmax(1).max(1)
-        predicted = [learner.classes[c] for c in best.indices.tolist()]
-        truth = [names[y] for y in samples.labels]
+        samples, skipped = readable(learner, task)
+        for sentence in skipped:
+            on_skip(sentence)
+        found = answers(learner, task, samples)
+        truth, predicted = ([learner.classes[c] for c in each.tolist()] for each in (found.truth, found.predicted))
         pairs.update(zip(truth, predicted, strict=True))
-        right = [t == p for t, p in zip(truth, predicted, strict=True)]
-        by_task[task.name] = Score(sum(right) / len(right), len(right))
-        confidence += best.values.tolist()
-        hits += right
+        by_task[task.name] = Score(found.accuracy, len(truth))
+        confidence += found.confidence.tolist()
+        hits += (found.truth == found.predicted).tolist()
     if not by_task:
         raise DataError("there are no tasks to evaluate")
     seen = {truth for truth, _ in pairs}
@@ -127,9 +116,13 @@ def _same(task: Task, other: Task) -> bool:
     return digests(other.classes, mine, task.modality) == digests(other.classes, splits[1], task.modality)
 
 
-def answers(learner: Learner, tasks: Sequence[Task]) -> list[int]:
-    """The column that each test sample is taken for, without those that cannot be read where these are left out."""
-    parts = [task.test for task in tasks]
-    if learner.machine.on_bad_sample == "skip":
-        parts = [check(task.test, "skip", task.classes)[0] for task in tasks]
-    return [c for part in parts for c in learner.logits(part).argmax(1).tolist()]
+def readable(learner: Learner, task: Task) -> tuple[Samples, list[str]]:
+    """The test samples of a task, and a message for each of them left out, where unreadable ones are."""
+    if learner.machine.on_bad_sample == "error":
+        return task.test, []
+    return check(task.test, "skip", task.classes, told=learner.told("reading"))
+
+
+def taken_for(learner: Learner, tasks: Sequence[Task]) -> list[int]:
+    """The column that each test sample is taken for, one task after another."""
+    return [c for task in tasks for c in answers(learner, task, readable(learner, task)[0]).predicted.tolist()]

@@ -181,7 +181,7 @@ class Work:
 
     def between_precisions(self, tasks: Sequence[Task]) -> tuple[int, int]:
         machines = [replace(self.machine, precision="bf16"), replace(self.machine, precision="fp32")]
-        one, other = (evaluation.answers(self.model(machine), tasks) for machine in machines)
+        one, other = (evaluation.taken_for(self.model(machine), tasks) for machine in machines)
         return len(one), sum(a != b for a, b in zip(one, other, strict=True))
 
     def trained_on(self, task: Task) -> list[str]:
