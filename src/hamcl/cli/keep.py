@@ -22,7 +22,6 @@ from hamcl.cli.shell import (
     count,
     errors,
     note,
-    prepare,
     reopened,
     say,
     say_json,
@@ -68,7 +67,6 @@ def export(
         from hamcl.export import Card, check
 
         machine = machine_of(given)
-        prepare(machine)
         check(out, kind, overwrite=overwrite)
         opened = reopened(store, backbone, machine)
         model, state = opened.model(), opened.manifest.state
@@ -112,7 +110,6 @@ def import_(
         from hamcl.streams import Samples, Task, load_task
 
         machine = machine_of(given)
-        prepare(machine)
         opened = reopened(store, backbone, machine)
         name = adapter.resolve().name if name is None else name
         if data is None:
@@ -174,7 +171,6 @@ def verify(
     """Check every checksum, every shape and every invariant."""
     with sentences(UNTOUCHED):
         machine = machine_of(given)
-        prepare(machine)
         lines = reopened(store, backbone, machine).verify()
         if json:
             return say_json({"checked": lines})

@@ -103,7 +103,6 @@ def learn(
         from hamcl.streams.names import file_name
 
         machine = machine_of(given)
-        prepare(machine)
         opened = reopened(store, backbone, machine)
         options = present(**given)
         task = load_task(
@@ -197,7 +196,6 @@ def evaluate(
         from hamcl.streams.task import regroup
 
         machine = machine_of({**given, "precision": "auto" if precision == "both" else precision})
-        prepare(machine)
         opened = reopened(store, backbone, machine)
         state = opened.manifest.state
         learned = {task.name: [state.classes[c] for c in task.columns] for task in state.tasks}

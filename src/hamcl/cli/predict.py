@@ -20,7 +20,6 @@ from hamcl.cli.shell import (
     complain,
     errors,
     note,
-    prepare,
     reopened,
     sentences,
     shown,
@@ -65,7 +64,6 @@ def predict(
             out = out.expanduser()  # a shell leaves --out=~/x as it is
             check_writable(out)
         machine = machine_of(given)
-        prepare(machine)
         opened = reopened(store, backbone, machine)
         stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
         asked = gather(inputs, opened.manifest.backbone.modality, stdin, text_column)

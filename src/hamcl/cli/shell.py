@@ -209,6 +209,7 @@ def reopened(store: Path, backbone: str | None, machine: "Machine") -> "Store":
     """Open a store to compute with; say what it no longer decides."""
     from hamcl.store import Store
 
+    prepare(machine)
     opened = Store.open(store, backbone=backbone, machine=machine)
     if dropped := opened.manifest.dropped:
         kept = ", ".join(f"{name}={value!r}" for name, value in dropped.items())

@@ -1,13 +1,12 @@
 """`cifar100`: CIFAR-100 (Krizhevsky, 2009); 100 classes in 20 superclasses, 500 training and 100 test images each."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError
-from hamcl.streams import hub, local, pickled
+from hamcl.streams import local, pickled
 from hamcl.streams.lazy import Lazy, numbered
 from hamcl.streams.pixels import from_pixels
 from hamcl.streams.source import Request, Source
@@ -17,12 +16,9 @@ HUB_ID = "uoft-cs/cifar100"
 
 def load(request: Request) -> Source:
     """Return CIFAR-100 from a local copy (the official Python files, parquet, or class folders) or from the hub."""
-    if not request.where:
-        return replace(hub.load(replace(request, where=HUB_ID)), name="cifar100")
-    path = request.root("cifar-100-python")
-    if (path / "meta").is_file():
-        return _official(path)
-    return replace(local.read(path, request), name="cifar100")
+    return local.benchmark(
+        request, name="cifar100", hub_id=HUB_ID, place="cifar-100-python", mark="meta", official=_official
+    )
 
 
 def _official(path: Path) -> Source:

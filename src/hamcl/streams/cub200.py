@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import hub, local
+from hamcl.streams import local
 from hamcl.streams.lazy import image_files
 from hamcl.streams.source import Request, Source
 
@@ -16,14 +16,11 @@ def load(request: Request) -> Source:
 
     Classes have their official names ("001.Black_footed_Albatross"); the superclass is the last word ("Albatross").
     """
-    if not request.where:
-        source = hub.load(replace(request, where=HUB_ID))
-    else:
-        path = request.root("CUB_200_2011")
-        official = (path / "images.txt").is_file()
-        source = _official(path) if official else local.read(path, request)
+    source = local.benchmark(
+        request, name="cub200", hub_id=HUB_ID, place="CUB_200_2011", mark="images.txt", official=_official
+    )
     kinds = {name: name.rpartition(".")[2].rpartition("_")[2] for name in source.classes}
-    return replace(source, name="cub200", superclasses=kinds)
+    return replace(source, superclasses=kinds)
 
 
 def _official(path: Path) -> Source:

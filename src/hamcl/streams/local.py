@@ -1,10 +1,30 @@
-"""A local copy in one of the two layouts every image benchmark may have: parquet files, or class folders."""
+"""Image benchmarks that lie in a folder of their own layout, in one that all may have (parquet, class folders), or on
+the hub.
+"""
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import folder, parquet
+from hamcl.streams import folder, hub, parquet
 from hamcl.streams.source import Request, Source, listed
+
+
+def benchmark(
+    request: Request, *, name: str, hub_id: str, place: str, mark: str, official: Callable[[Path], Source]
+) -> Source:
+    """A benchmark by its name.
+
+    Args:
+        hub_id: where it is on the hub, if the request names no place.
+        place: what its official folder is called, which may lie where the request says or be there.
+        mark: the file by which `official` knows that folder; any other is read like that of another data set.
+    """
+    if not request.where:
+        return replace(hub.load(replace(request, where=hub_id)), name=name)
+    path = request.root(place)
+    return replace(official(path) if (path / mark).is_file() else read(path, request), name=name)
 
 
 def read(path: Path, request: Request) -> Source:

@@ -1,10 +1,9 @@
 """`tiny-imagenet`: Tiny-ImageNet (Le and Yang, 2015); 200 classes, 500 training and 50 validation images each."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from hamcl.errors import DataError
-from hamcl.streams import hub, local, walk
+from hamcl.streams import local, walk
 from hamcl.streams.lazy import image_files
 from hamcl.streams.source import Request, Source
 
@@ -17,12 +16,9 @@ def load(request: Request) -> Source:
     The validation images are the test split: those of the official test split have no labels. Classes are named
     "wnid name" in the order of `wnids.txt`.
     """
-    if not request.where:
-        return replace(hub.load(replace(request, where=HUB_ID)), name="tiny-imagenet")
-    path = request.root("tiny-imagenet-200")
-    if (path / "wnids.txt").is_file():
-        return _official(path)
-    return replace(local.read(path, request), name="tiny-imagenet")
+    return local.benchmark(
+        request, name="tiny-imagenet", hub_id=HUB_ID, place="tiny-imagenet-200", mark="wnids.txt", official=_official
+    )
 
 
 def _official(path: Path) -> Source:
