@@ -28,7 +28,7 @@ from small_store import finish, pictures
 from hamcl.config import HAMConfig
 from hamcl.errors import HamError
 from hamcl.store import Store
-from hamcl.store.manifest import sealed
+from hamcl.store.document import sealed
 
 MEMORY, SECONDS = 500, 20
 Json = Any

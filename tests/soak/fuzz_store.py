@@ -31,7 +31,7 @@ import torch
 from small_store import create, finish, loaded_once, opened, three
 
 from hamcl.errors import HamError
-from hamcl.store.manifest import sealed
+from hamcl.store.document import sealed
 from hamcl.streams.base import Samples, Task
 from hamcl.tensors import pack, unpack
 

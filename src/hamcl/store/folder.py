@@ -10,21 +10,11 @@ from typing import TypeVar
 
 from hamcl.errors import DataError
 from hamcl.store import files, unfinished
+from hamcl.store.check import parse, parse_state
+from hamcl.store.document import FORMAT, LIMIT, dump, reason
 from hamcl.store.files import MANIFEST
 from hamcl.store.lock import HOLDER, Held, now, writing
-from hamcl.store.manifest import (
-    FORMAT,
-    LIMIT,
-    Earlier,
-    Evaluation,
-    Event,
-    Manifest,
-    State,
-    dump,
-    parse,
-    parse_state,
-    reason,
-)
+from hamcl.store.manifest import Earlier, Evaluation, Event, Manifest, State
 
 T = TypeVar("T")
 _OBJECT = re.compile(r"[0-9a-f]{64}\.(safetensors|json)")

@@ -11,8 +11,8 @@ import torch
 from hamcl.errors import DataError
 from hamcl.methods.ham import HAM
 from hamcl.store import files
+from hamcl.store.document import FORMAT, dump, sealed, valid
 from hamcl.store.lock import Held, now
-from hamcl.store.manifest import FORMAT, dump, sealed, valid
 from hamcl.store.objects import load_object, save_object
 from hamcl.store.unfinished import UNFINISHED, Document, Identity, Meta, drop, read
 

@@ -1,37 +1,22 @@
 """The manifest of a store: what was learned, which files hold it, and what happened when."""
 
 import hashlib
-import json
-import re
-from collections.abc import Iterable
 from dataclasses import asdict, field
-from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hamcl.config import MACHINE, TRAINED, HAMConfig
-from hamcl.errors import DataError, UsageError
+from hamcl.config import MACHINE, HAMConfig
 from hamcl.machine import Machine
-from hamcl.store import structure
+from hamcl.store.document import dump, sealed
 from hamcl.store.files import OBJECTS
 from hamcl.store.records import STRICT, Count, Many, ObjectRecord, Sha256
-
-FORMAT, OLDEST = 3, 1
-"""What is written, and the oldest version that is read. Version 2 keeps options of the machine with those of the
-model, others that are no more, and nothing that was resolved. Version 1 has no `options` of tasks either, no
-`trained_on` and no calibration in evaluations, and heads without what they judge themselves by.
-"""
-LIMIT = 2**24
-"""The most bytes of a manifest that are read."""
 
 Single = Annotated[float, Field(ge=-3e38, le=3e38)]
 """What single precision can hold."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Plain = bool | int | float | str | None
-_SIZES = {"rank": 2**10, "projection": 2**15, "max_groups": 2**12, "merge_rank": 2**12}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -288,188 +273,3 @@ class Manifest:
     def encode(self) -> bytes:
         """The bytes of the file: JSON whose first key is the sha256 of the rest."""
         return sealed(asdict(self))
-
-
-def dump(value: object, indent: int | None = None) -> bytes:
-    """JSON as UTF-8, the same for the same value."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False).encode("utf-8", "surrogatepass")
-
-
-def sealed(value: dict[str, Any]) -> bytes:
-    """A document of a store: JSON whose first line is "checksum", the sha256 of the rest, and whose second "format".
-
-    Every format version begins like this, so that an older hamcl can tell that a document is newer.
-    """
-    rest = dump(value, indent=1)[2:] + b"\n"
-    return b'{\n "checksum": "' + hashlib.sha256(rest).hexdigest().encode() + b'",\n' + rest
-
-
-_BEGINNING = re.compile(rb'\{\n "checksum": "([0-9a-f]{64})",\n(?= "format": ([0-9]{1,9}),\n)')
-
-
-def opened(data: bytes, path: Path) -> bytes:
-    """`sealed` JSON without its checksum.
-
-    Raises:
-        DataError: it is no such document, of another format version, or a byte was changed.
-    """
-    found = _BEGINNING.match(data)
-    if found is None:
-        raise DataError(f"{path} does not begin as hamcl writes it; restore it from a copy of the store")
-    version = int(found[2])
-    if version > FORMAT:
-        raise DataError(
-            f"{path} has format version {version}, newer than the {FORMAT} of this hamcl; install a newer hamcl"
-        )
-    if version < OLDEST:
-        raise DataError(
-            f"{path} has format version {version}, which this hamcl does not read (it begins at {OLDEST}); learn the "
-            "tasks again into a new store"
-        )
-    rest = data[found.end() :]
-    if hashlib.sha256(rest).hexdigest().encode() != found[1]:
-        raise DataError(f"{path} was changed: its checksum is another one; restore it from a copy of the store")
-    return b"{\n" + rest
-
-
-def parse(data: bytes, path: Path) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        DataError: it was changed, is of another format version, or says what cannot be.
-    """
-    manifest = valid(Manifest, opened(data, path), path)
-    try:
-        options = manifest.options
-    except UsageError as error:
-        raise DataError(f"the config in {path} cannot be used: {error}") from error
-    for name, most in _SIZES.items():
-        if (getattr(options, name) or 0) > most:
-            raise DataError(
-                f"the config in {path} has {name} = {getattr(options, name)}, but at most {most} is opened"
-            )
-    check_state(manifest.state, options, manifest.backbone.width, path)
-    counts = [*(earlier.tasks for earlier in manifest.earlier), len(manifest.state.tasks)]
-    if any(later <= sooner for sooner, later in pairwise(counts)):
-        raise DataError(f"{path} lists earlier states that are not earlier; restore it from a copy of the store")
-    return manifest
-
-
-def parse_state(data: bytes, manifest: Manifest, path: Path) -> State:
-    """Read and check an earlier state.
-
-    Raises:
-        DataError: it says what cannot be.
-    """
-    state = valid(State, data, path)
-    check_state(state, manifest.options, manifest.backbone.width, path)
-    return state
-
-
-T = TypeVar("T")
-
-
-def valid(kind: type[T], data: bytes, path: Path) -> T:
-    """Turn JSON into dataclasses.
-
-    Raises:
-        DataError: a key is missing or unknown, or a value of the wrong type or out of range.
-    """
-    if wrong := structure.fault(kind, data):
-        raise DataError(f"{path} is not valid: {wrong}; restore it from a copy of the store")
-    try:
-        return TypeAdapter(kind).validate_json(data)
-    except ValidationError as error:
-        raise DataError(f"{path} is not valid: {sentence(error)}; restore it from a copy of the store") from error
-
-
-def reason(error: DataError) -> str:
-    """What an error says is wrong, without the path before it and what to do after it."""
-    return str(error).rpartition("; ")[0].partition(" is not valid: ")[2] or str(error).partition(";")[0]
-
-
-def sentence(error: ValidationError) -> str:
-    """The first of the errors, in one line."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    return f"{'.'.join(str(part) for part in first['loc'])[:200] or 'the whole'}: {first['msg']}"
-
-
-def check_room(manifest: Manifest, classes: Iterable[str], path: Path) -> None:
-    """Check, before any work is done, that a manifest can take more classes.
-
-    Raises:
-        DataError: with them it might outgrow what is read again.
-    """
-    new = set(classes) - set(manifest.state.classes)
-    # Each name stands in the list of classes, and again in the accuracy of its class; a task's own records are few.
-    size = len(manifest.encode()) + sum(2 * len(dump(name)) + 128 for name in new) + 2**20
-    if size > LIMIT:
-        raise DataError(
-            f"{path} would hold some {size >> 20} MiB of names and records with these {len(new)} classes, but at most "
-            f"{LIMIT >> 20} are read; shorten the class names or learn the classes in a store of their own"
-        )
-
-
-def check_state(state: State, options: HAMConfig, width: int, path: Path) -> None:
-    """Check what must hold between the parts of a state, from its records alone.
-
-    Raises:
-        DataError: names what does not hold.
-    """
-
-    def require(holds: bool, what: str) -> None:
-        if not holds:
-            raise DataError(f"{path} cannot be right: {what}; restore it from a copy of the store")
-
-    names = [task.name for task in state.tasks]
-    require(_unique(state.classes), "a class is listed twice")
-    require(_unique(names), "a task is listed twice")
-    for task in state.tasks:
-        require(bool(task.columns) and _unique(task.columns), f"task {task.name!r} has no classes, or one twice")
-    covered = {column for task in state.tasks for column in task.columns}
-    require(covered == set(range(len(state.classes))), "the columns of the tasks are not those of the classes")
-    members = [task for group in state.groups for task in group.tasks]
-    require(sorted(members) == sorted(names), "the groups do not hold every task once")
-    require(all(group.tasks for group in state.groups), "a group is empty")
-    require(options.max_groups is None or len(state.groups) <= options.max_groups, "there are too many groups")
-    require(len(state.decisions) == len(names), "there is not one decision for each task")
-    for name, record in state.files.items():
-        try:
-            record.check()
-        except DataError as error:
-            require(False, f"{name}: {error}")
-    shapes: dict[str, tuple[int, int]] = {}
-    for j, group in enumerate(state.groups):
-        for layer in group.layers:
-            a, b = group.file.tensors[f"{layer}.A"], group.file.tensors.get(f"{layer}.B")
-            fits = b is not None and len(a.shape) == len(b.shape) == 2 and a.shape[0] == b.shape[1]
-            require(fits, f"layer {layer!r} of group {j} has no matching factors")
-            assert b is not None
-            shape = b.shape[0], a.shape[1]
-            most = options.merge_rank if options.merge_rank and options.merge != "concat" else min(shape)
-            require(a.shape[0] <= min(most, *shape), f"layer {layer!r} of group {j} has rank {a.shape[0]}")
-            require(shapes.setdefault(layer, shape) == shape, f"layer {layer!r} has two shapes")
-        require(len(group.file.tensors) == 2 * len(group.layers), f"group {j} holds other tensors than factors")
-    if not state.tasks:
-        require(state.rows is None and not state.head, "there are no tasks but files")
-        return
-    require(state.rows is not None, "the classifier rows are missing")
-    assert state.rows is not None
-    plain: dict[str, tuple[int, ...]] = {"weight": (len(state.classes), width), "bias": (len(state.classes),)}
-    rows = {name: record.shape for name, record in state.rows.tensors.items()}
-    require(
-        rows in ({**plain, "temperature": ()}, plain),
-        "there is not one classifier row for each class",
-    )
-    require(bool(state.head) == (options.head not in TRAINED), "the head is not the config's")
-    for name, record in state.head.items():
-        require(list(record.tensors) == [name], f"the file of head.{name} holds something else")
-    if state.head and options.projection and options.head in ("auto", "ridge", "stack"):
-        # Before a head of that size is made.
-        sides = {side for name, record in state.head.items() for side in record.tensors[name].shape}
-        require(options.projection in sides, f"the head has no projection of width {options.projection}")
-
-
-def _unique(values: Iterable[object]) -> bool:
-    listed = list(values)
-    return len(set(listed)) == len(listed)

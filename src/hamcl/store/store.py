@@ -12,10 +12,11 @@ from hamcl.files import sync
 from hamcl.machine import Machine
 from hamcl.store import files
 from hamcl.store.diff import Difference, diff
+from hamcl.store.document import FORMAT
 from hamcl.store.files import MANIFEST
 from hamcl.store.folder import Folder, read_manifest
 from hamcl.store.lock import LOCK, now
-from hamcl.store.manifest import FORMAT, BackboneRecord, Evaluation, Manifest
+from hamcl.store.manifest import BackboneRecord, Evaluation, Manifest
 from hamcl.store.records import check_object
 from hamcl.store.sizes import Sizes, sizes
 from hamcl.streams.names import canonical

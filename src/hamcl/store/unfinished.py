@@ -11,7 +11,8 @@ from pydantic.dataclasses import dataclass
 
 import hamcl
 from hamcl.store import files
-from hamcl.store.manifest import LIMIT, Single, opened, valid
+from hamcl.store.document import LIMIT, opened, valid
+from hamcl.store.manifest import Single
 from hamcl.store.records import STRICT, Count, ObjectRecord, Sha256
 
 UNFINISHED = "unfinished.json"

@@ -22,21 +22,14 @@ from hamcl.machine import Machine
 from hamcl.methods.ham import HAM, HAMReport
 from hamcl.nn.backbones import home, load_backbone
 from hamcl.store import evaluation, snapshot, unfinished
+from hamcl.store.check import check_room
 from hamcl.store.digest import digest, digests
+from hamcl.store.document import dump, sentence
 from hamcl.store.files import MANIFEST
 from hamcl.store.folder import Folder, Unrecorded, Unstorable
 from hamcl.store.keeper import Unfinished, became
 from hamcl.store.lock import now
-from hamcl.store.manifest import (
-    BackboneOptions,
-    BackboneRecord,
-    Evaluation,
-    Manifest,
-    TaskRecord,
-    check_room,
-    dump,
-    sentence,
-)
+from hamcl.store.manifest import BackboneOptions, BackboneRecord, Evaluation, Manifest, TaskRecord
 from hamcl.store.objects import load_object, save_object
 from hamcl.store.records import ObjectRecord
 from hamcl.store.unfinished import Identity
