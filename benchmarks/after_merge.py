@@ -11,7 +11,6 @@ from one_stream import read_stream, stream_options, write_record
 
 from hamcl.config import HAMConfig
 from hamcl.methods.ham import HAM
-from hamcl.nn.backbones import load_backbone
 from hamcl.streams import Stream
 
 
@@ -28,7 +27,7 @@ def main() -> None:
     args = parser.parse_args()
     stream = read_stream(args)
     config = HAMConfig.from_dict({**args.config, "seed": args.seed})
-    learners = {"groups": HAM(load_backbone(args.backbone, image_size=args.image_size), config)}
+    learners = {"groups": HAM.from_backbone(args.backbone, config, image_size=args.image_size)}
     table: dict[str, dict[int, float]] = {}
     for count, task in enumerate(stream, 1):
         for name, learner in learners.items():

@@ -13,6 +13,7 @@ import torch
 from onnxruntime.quantization import quantize_dynamic
 
 from hamcl import HAM, HAMConfig, Stream, load_stream
+from hamcl.machine import Machine
 
 WAYS = {
     "float": None,
@@ -60,13 +61,15 @@ def measure(kind: str, model: HAM, stream: Stream, folder: Path) -> None:
 def main() -> None:
     """Print a table."""
     torch.set_num_threads(1)
-    config = HAMConfig(epochs=1, device="cpu", precision="fp32")
+    config, machine = HAMConfig(epochs=1), Machine(device="cpu", precision="fp32")
     print("| model | quantised | MB | same answer, % | right, % |\n|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         texts = load_stream("icd10", tasks=2, classes_per_task=8, train_per_class=20, test_per_class=10)
-        measure("texts", HAM.from_backbone("minilm", config, max_length=32), texts, Path(folder))
+        measure("texts", HAM.from_backbone("minilm", config, machine, max_length=32), texts, Path(folder))
         digits = load_stream("digits", tasks=2, train_per_class=20, test_per_class=20)
-        measure("images", HAM.from_backbone("efficientnet-lite0", config, image_size=64), digits, Path(folder))
+        measure(
+            "images", HAM.from_backbone("efficientnet-lite0", config, machine, image_size=64), digits, Path(folder)
+        )
 
 
 if __name__ == "__main__":

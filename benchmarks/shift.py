@@ -17,7 +17,6 @@ from transformers.utils import logging
 
 from hamcl.bench.grid import load_data, read_grid
 from hamcl.methods.registry import load_method
-from hamcl.nn.backbones import load_backbone
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
         for stream, count in zip(args.streams, args.tasks, strict=True)
     ]
     for method, cell in first.items():
-        learner = load_method(cell.method)(load_backbone(cell.backbone, **cell.read), cell.config)
+        learner = load_method(cell.method).from_backbone(cell.backbone, cell.config, **cell.read)
         for done, part in enumerate(parts, 1):
             for task in part:
                 learner.learn(task)

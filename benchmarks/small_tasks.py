@@ -30,7 +30,6 @@ from hamcl.config import HAMConfig
 from hamcl.heads import Head, Stack, build_head
 from hamcl.methods.frozen import Frozen
 from hamcl.metrics import calibration_error, reliability
-from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.streams import load_stream
 
@@ -93,9 +92,9 @@ class Frozen200:
             stream, backbone, options, request = SOURCES[kind]
             folder = {"data_dir": data} if kind == "photos" else {}
             task = load_stream(stream, tasks=1, seed=100, **folder, **request)[0]
-            model = Frozen(load_backbone(backbone, **options), HAMConfig())
+            model = Frozen.from_backbone(backbone, HAMConfig(), **options)
             model.objective.augmentation = task.augmentation
-            train, test = model._statistics(task.train, 0), model.extract(model._features, task.test)
+            train, test = model.objective.statistics(model.open(task, None, None, None)), model.look(task.test)
             found = {"train": train, "labels": torch.tensor(task.train.labels), "test": test}
             torch.save({**found, "truth": torch.tensor(task.test.labels), "blocks": model.backbone.blocks}, kept)
         self.kept = torch.load(kept)

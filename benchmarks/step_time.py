@@ -68,11 +68,11 @@ def vit_tiny() -> Backbone:
 
 
 def minilm() -> Backbone:
-    return load_backbone("minilm", pretrained=False)
+    return load_backbone("minilm", pretrained=False, depths="last")
 
 
 def efficientnet_lite0() -> Backbone:
-    return load_backbone("efficientnet-lite0", pretrained=False, image_size=64)
+    return load_backbone("efficientnet-lite0", pretrained=False, image_size=64, depths="last")
 
 
 TARGETS = {"vit-tiny": "qkv|fc1|fc2"}

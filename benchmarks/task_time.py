@@ -20,7 +20,6 @@ from transformers.utils import logging
 
 from hamcl.bench.grid import load_data, read_grid
 from hamcl.methods.registry import load_method
-from hamcl.nn.backbones import load_backbone
 
 CLOCKS: dict[str, Callable[[], float]] = {"cpu": time.process_time, "wall": time.perf_counter}
 
@@ -46,7 +45,7 @@ def main() -> None:
     cells = {method: named[f"{args.stream}/{method}/s{args.seed}"] for method in args.methods}
     stream = load_data(cells[args.methods[0]], args.data and Path(args.data))
     learners = {
-        method: load_method(cell.method)(load_backbone(cell.backbone, **cell.read), cell.config)
+        method: load_method(cell.method).from_backbone(cell.backbone, cell.config, **cell.read)
         for method, cell in cells.items()
     }
     seconds: dict[str, list[float]] = {method: [] for method in learners}
