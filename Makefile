@@ -32,7 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m hamcl.config > docs/configuration.md
+	$(BIN)/python -m hamcl.cli.reference > docs/configuration.md
 
 tables: $(INSTALLED)
 	$(BIN)/python benchmarks/result_tables.py

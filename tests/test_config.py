@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from hamcl.config import PAPER, PRESETS, HAMConfig, read_options, reference
+from hamcl.cli.reference import reference
+from hamcl.config import PAPER, PRESETS, HAMConfig, read_options
 from hamcl.errors import UsageError
 
 NAMES = [f.name for f in dataclasses.fields(HAMConfig)]
@@ -148,7 +149,7 @@ def test_the_reference_has_a_row_for_every_option():
 
 
 def test_the_reference_is_printed_by_the_module():
-    done = subprocess.run([sys.executable, "-m", "hamcl.config"], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-m", "hamcl.cli.reference"], capture_output=True, text=True, check=True)
     assert done.stdout == reference()
 
 

@@ -11,7 +11,8 @@ import pytest
 import typer
 
 from hamcl.cli.main import app
-from hamcl.config import HAMConfig, reference
+from hamcl.cli.reference import reference
+from hamcl.config import HAMConfig
 from hamcl.methods.registry import METHODS, load_method
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

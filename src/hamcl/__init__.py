@@ -5,17 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hamcl.config import HAMConfig
+    from hamcl.machine import Machine
     from hamcl.methods.ham import HAM
     from hamcl.nn.backbones import load_backbone
     from hamcl.store import Store
     from hamcl.streams import load_stream, load_task
     from hamcl.streams.base import Samples, Stream, Task
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "HAM",
     "HAMConfig",
+    "Machine",
     "Samples",
     "Store",
     "Stream",
@@ -30,6 +32,7 @@ __all__ = [
 _HOMES = {
     "HAM": "hamcl.methods.ham",
     "HAMConfig": "hamcl.config",
+    "Machine": "hamcl.machine",
     "Samples": "hamcl.streams.base",
     "Store": "hamcl.store",
     "Stream": "hamcl.streams.base",

@@ -103,51 +103,162 @@ Options = TypeVar("Options", bound="HAMConfig")
 class HAMConfig:
     """Settings of HAM and of the baselines that share its adapters, heads and training loop.
 
-    A method with settings of its own adds them in a subclass (`Method.config_type`).
+    A method with settings of its own adds them in a subclass (`Learner.config_type`).
 
     Raises:
         UsageError: a value has the wrong type or lies outside its range.
     """
 
-    seed: int = option(0, "Seed of every random draw.")
-    rank: int = option(8, "Rank of a task's LoRA adapter.")
-    lora_alpha: float = option(8.0, "LoRA scale; a new adapter's update is multiplied by lora_alpha / rank.")
-    dropout: float = option(0.0, "Dropout on the input of a task's adapter while it trains.")
-    targets: str | None = option(None, "Regular expression over layer names to adapt; none: the backbone's default.")
-    max_groups: int | None = option(5, "G_max, the largest number of groups; none: no limit.")
-    threshold: float = option(2.0, "tau: an adapter whose best score is below it opens a new group.")
-    merge: Literal["concat", "svd", "mean", "ties", "dare"] = option("svd", "How an adapter is merged into its group.")
-    merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
-    density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
-    prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
-    epochs: int = option(3, "Passes over a task's training samples; later_tasks may cut them short.")
-    batch_size: int = option(32, "Training samples per step.")
-    lr: float = option(1e-3, "Learning rate of the adapter (AdamW, cosine decay).")
-    head_lr: float = option(1e-2, "Learning rate of the task's classifier rows.")
-    importance_lr: float = option(1e-3, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
-    weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
-    warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
-    distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
+    seed: int = option(
+        0,
+        "Seed of every random draw.",
+        "Not measured; any number does, reported tables use 0, 1 and 2 and tuning used 100.",
+    )
+    rank: int = option(
+        8,
+        "Rank of a task's LoRA adapter.",
+        "Ranks 2, 8 and 16 end within half a point of each other after ten tasks (tiny-imagenet 68.2, 68.1, "
+        "68.5; icd10 92.1 each); 8 is the paper's.",
+    )
+    lora_alpha: float = option(
+        8.0,
+        "LoRA scale; a new adapter's update is multiplied by lora_alpha / rank.",
+        "Not measured; equal to rank, so that a new adapter's update is scaled by 1 and `lr` alone sets how "
+        "far it moves.",
+    )
+    dropout: float = option(
+        0.0,
+        "Dropout on the input of a task's adapter while it trains.",
+        "Not measured; the paper's experiments use 0.1.",
+    )
+    targets: str | None = option(
+        None,
+        "Regular expression over layer names to adapt; none: the backbone's default.",
+        "All linear and convolution layers: adapting the last two stages alone lost 2.1 points on "
+        "tiny-imagenet (66.0 for 68.1) and 0.4 on icd10, after ten tasks.",
+    )
+    max_groups: int | None = option(
+        5,
+        "G_max, the largest number of groups; none: no limit.",
+        "1, 2, 5, 10 and unlimited groups end within 0.3 points on omniglot and on tiny-imagenet, so the "
+        "number only bounds the state; 5 is the paper's.",
+    )
+    threshold: float = option(
+        2.0,
+        "tau: an adapter whose best score is below it opens a new group.",
+        "Not measured; with sums within groups, which group an adapter joins makes no difference that one run shows.",
+    )
+    merge: Literal["concat", "svd", "mean", "ties", "dare"] = option(
+        "svd",
+        "How an adapter is merged into its group.",
+        "A mean shrinks what the first task learned (tiny-imagenet after 16 tasks at constant rates: sum "
+        "63.1, mean 61.6, no adapters 61.0); around today's default all rules are within 0.4 points on "
+        "images.",
+    )
+    merge_rank: int | None = option(
+        16,
+        "Rank a group is compressed to after a merge; concat ignores it.",
+        "8, 16 and 64 end within 0.2 points (omniglot 88.5, 88.5, 88.6; tiny-imagenet 67.6, 67.8, 67.8), so "
+        "the state is kept small.",
+    )
+    density: float = option(
+        1.0,
+        "rho: fraction of an adapter's entries kept by magnitude before it is merged.",
+        "Pruning to 0.3 lost up to 1.2 points on tiny-imagenet (66.6 for 67.8) and gained at most 0.5 on "
+        "omniglot, so nothing is pruned.",
+    )
+    prune_on: Literal["factors", "delta"] = option(
+        "factors",
+        "Prune the factors A and B, or their product.",
+        "Not measured around this default, which prunes nothing; the factors are what the paper prunes.",
+    )
+    epochs: int = option(
+        3,
+        "Passes over a task's training samples; later_tasks may cut them short.",
+        "Not measured; the reported streams take 2 (icd10, tiny-imagenet) and 5 (omniglot, 14 images a class).",
+    )
+    batch_size: int = option(
+        32,
+        "Training samples per step.",
+        "Not measured; a usual size that trains on two cores.",
+    )
+    lr: float = option(
+        0.001,
+        "Learning rate of the adapter (AdamW, cosine decay).",
+        "3e-4 lost 2.3 points on tiny-imagenet and 0.4 on icd10 after ten tasks; 3e-3 gained there and not "
+        "over twenty (icd10 91.2 for 91.8).",
+    )
+    head_lr: float = option(
+        0.01,
+        "Learning rate of the task's classifier rows.",
+        "Not measured; the rows only have to keep up with the adapter, the analytic heads do not read them.",
+    )
+    importance_lr: float = option(
+        0.001,
+        "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.",
+        "Under a weak hold 1e-2 lost 0.9 points on icd10 (90.1; 0 and 1e-3: 91.0); around today's default 0, "
+        "1e-3 and 1e-2 are equal within noise on images.",
+    )
+    weight_decay: float = option(
+        0.01,
+        "AdamW weight decay of the adapter and the rows; importances have none.",
+        "Not measured; AdamW's usual value.",
+    )
+    warmup: float = option(
+        0.1,
+        "Fraction of the steps with a linearly rising learning rate.",
+        "Not measured; a usual value, meant to keep Adam's first steps small.",
+    )
+    distill: float = option(
+        10.0,
+        "Weight of the feature distillation on the current task's batches; 0 turns it off.",
+        "0, 10 and 100 end within 0.6 points after ten tasks, since the small rates of later tasks already "
+        "hold the features; at constant rates 10 beat 3 by 1.6 points on icd10 (last layer, an earlier "
+        "default).",
+    )
     later_tasks: Literal["hold", "free"] = option(
         "hold",
-        "hold: the more classes were learned before, the more distill weighs, the slower and the shorter a task "
-        "learns; free: every task learns as the first.",
+        "hold: the more classes were learned before, the more distill weighs, the slower and the shorter a "
+        "task learns; free: every task learns as the first.",
+        "Omniglot in 40 tasks: 88.3 held, 85.7 at constant rates and full length (no adapters 88.3); in 20 "
+        "tasks, with a hold that does not grow either, 78.6 (no adapters 87.4; one view); icd10 and "
+        "tiny-imagenet lose nothing by it.",
     )
     depths: Literal["auto", "last", "all"] = option(
-        "auto", "Features of the last layer, or of several depths side by side; auto: several for the analytic heads."
+        "auto",
+        "Features of the last layer, or of several depths side by side; auto: several for the analytic heads.",
+        "With the last layer alone frozen features give 57.5 on omniglot and 57.0 on tiny-imagenet at best, "
+        "with several depths 87.4 and 59.9; on icd10 91.3 for 90.9.",
     )
     head: Literal["auto", "linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
-        "auto", "Classifier over all seen classes; auto: stack for images, ridge for texts."
+        "auto",
+        "Classifier over all seen classes; auto: stack for images, ridge for texts.",
+        "On frozen features of several depths `stack` beats `ridge` on images (omniglot 87.4 for 80.5, "
+        "tiny-imagenet 59.9 for 57.5), on texts `ridge` is as good and smaller (icd10 91.3 for 91.0).",
     )
     shrinkage: float | None = option(
-        None, "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest."
+        None,
+        "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest.",
+        "Estimated: a fixed 0.03 left 20 samples of each of 6 classes in 256 dimensions at 44 %, the estimate "
+        "gives 60 %.",
     )
     projection: int | None = option(
-        None, "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack."
+        None,
+        "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack.",
+        "In `ridge` alone 2,048 lost 2.3 points on icd10 (89.5 for 91.8) and 6,144 adds 0.6 at most; in "
+        "`stack` 512 to 4,096 are equal within noise on omniglot and tiny-imagenet, so 1,024 saves state.",
     )
-    views: int = option(2, "Passes over the images for the statistics; those after the first augmented.")
+    views: int = option(
+        2,
+        "Passes over the images for the statistics; those after the first augmented.",
+        "A second view adds 1.0 to 1.7 points on omniglot and nothing on tiny-imagenet (frozen features); a "
+        "third and fourth are within noise and cost a pass each.",
+    )
     drift: Literal["none", "noise"] = option(
-        "noise", "What stored statistics do when the features drift: nothing, or count the moves as noise."
+        "noise",
+        "What stored statistics do when the features drift: nothing, or count the moves as noise.",
+        "Where the features move (omniglot, weak hold) `stack` ends at 85.6 instead of 74.7; where they "
+        "hardly move it costs nothing that one run shows (86.5 for 86.9).",
     )
 
     def __post_init__(self) -> None:
@@ -344,25 +455,3 @@ def _check_size(name: str, value: Any) -> None:
         most = MOST.get(name, LARGEST if isinstance(value, int) else SINGLE)
         if abs(value) > most:
             raise UsageError(f"option {name!r} must be at most {most}, got {_shortened(value)}")
-
-
-def reference() -> str:
-    """The configuration reference as Markdown."""
-    rows = ["| option | type | default | paper | meaning |", "|---|---|---|---|---|"]
-    hints = get_type_hints(HAMConfig)
-    for f in dataclasses.fields(HAMConfig):
-        hint = hints[f.name]
-        kind = " / ".join(get_args(hint)) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
-        kind = kind.replace("|", "or")
-        paper = f"`{PAPER[f.name]}`" if f.name in PAPER else ""
-        rows.append(f"| `{f.name}` | {kind} | `{f.default}` | {paper} | {f.metadata['help']} |")
-    return (
-        "# Configuration\n\n"
-        "Generated from `hamcl.HAMConfig` by `python -m hamcl.config`. On the command line `lora_alpha` is written\n"
-        "`--lora-alpha`; a YAML or JSON file of the same names goes to `--config`. The column *paper* holds what\n"
-        "`--preset paper` changes.\n\n" + "\n".join(rows) + "\n"
-    )
-
-
-if __name__ == "__main__":
-    print(reference(), end="")
