@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from hamcl.cli.main import app
 
 TRAINING = (
-    *("--epochs", 2, "--shorten", "never", "--lr", 0.01),
-    *("--projection", 32, "--batch-size", 4, "--eval-batch-size", 3),
+    *("--epochs", 2, "--later-tasks", "free", "--lr", 0.01),
+    *("--projection", 32, "--batch-size", 4),
 )
 
 
@@ -80,7 +80,7 @@ def life(ham, toy, tmp_path_factory) -> SimpleNamespace:
         save_images(toy, root / "data" / "week-02", ["blue"]),
     ]
     store = root / "birds.ham"
-    ham.shown("init", store, "--backbone", root / "vit", "--device", "cpu", *TRAINING)
+    ham.shown("init", store, "--backbone", root / "vit", *TRAINING)
     for week in weeks:
         ham.shown("learn", store, week)
     later = save_images(toy, root / "data" / "week-03", ["black", "white"])

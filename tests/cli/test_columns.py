@@ -6,6 +6,7 @@ import pytest
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError
+from hamcl.machine import Machine
 from hamcl.store import Store
 
 
@@ -43,11 +44,11 @@ def test_learn_and_eval_read_the_columns_that_are_named(ham, store, table):
     assert "has no label" in ham.refused("eval", store, table, *CHOSEN, code=1)
 
 
-def test_what_the_store_does_with_bad_samples_counts_where_nothing_is_said(ham, bert_folder, table, tmp_path):
-    path = tmp_path / "s.ham"
-    line = ("--projection", 16, "--max-length", 16, "--epochs", 1, "--on-bad-sample", "skip")
-    ham.shown("init", path, "--backbone", bert_folder, *line)
-    assert "12 samples" in ham.shown("learn", path, table, *CHOSEN)
+def test_what_one_command_does_with_bad_samples_is_no_habit_of_the_store(ham, store, table):
+    line = ("learn", store, table, *CHOSEN)
+    assert "12 samples" in ham.shown(*line, "--name", "once", "--on-bad-sample", "skip")
+    assert "has no label" in ham.refused(*line, "--name", "twice", code=1)
+    assert "on_bad_sample" not in Store.open(store).manifest.config
 
 
 def test_a_column_that_is_not_there_is_a_usage_error(ham, store, table):
@@ -84,15 +85,17 @@ def test_import_reads_the_columns_that_are_named(ham, bert_folder, store, table,
     ham("learn", store, table, *CHOSEN, "--on-bad-sample", "skip", "--name", "ward for the export")
     ham.shown("export", store, tmp_path / "out", "--as", "adapters")
     (adapter, *_) = sorted(path.parent for path in (tmp_path / "out").rglob("adapter_config.json"))
-    line = ("--projection", 16, "--max-length", 16, "--epochs", 1, "--on-bad-sample", "skip")
+    line = ("--projection", 16, "--max-length", 16, "--epochs", 1)
     ham.shown("init", tmp_path / "other.ham", "--backbone", bert_folder, *line)
-    result = ham("import", tmp_path / "other.ham", adapter, "--data", table, *CHOSEN, "--json")
+    line = ("import", tmp_path / "other.ham", adapter, "--data", table, *CHOSEN)
+    assert "has no label" in ham.refused(*line, code=1)
+    result = ham(*line, "--on-bad-sample", "skip", "--json")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["classes"] == ["lung", "skin"]
     assert "left out 1 of 13 rows" in " ".join(result.stderr.split())
 
 
-def test_the_store_reads_a_path_as_its_options_say(ham, bert_folder, tmp_path):
+def test_a_store_reads_a_path_as_the_machine_is_told_to(ham, bert_folder, tmp_path):
     (tmp_path / "week.csv").write_text("text;label;split\nbalan;lung;\nkofor;skin;\nmilan;;\nbalan;lung;test\n")
     store = Store.create(
         tmp_path / "s.ham",
@@ -102,9 +105,10 @@ def test_the_store_reads_a_path_as_its_options_say(ham, bert_folder, tmp_path):
     )
     with pytest.raises(DataError, match="line 4 has no label"):
         store.learn(tmp_path / "week.csv")
-    report = store.learn(tmp_path / "week.csv", options={"on_bad_sample": "skip"})
+    lenient = Store.open(store.path, machine=Machine(on_bad_sample="skip"))
+    report = lenient.learn(tmp_path / "week.csv")
     assert any("left out 1 of 3 rows" in sentence for sentence in report.notes)
     with pytest.raises(DataError, match="line 4 has no label"):
-        store.evaluate(tmp_path / "week.csv", record=False)
-    found = store.evaluate(tmp_path / "week.csv", options={"on_bad_sample": "skip"}, record=False)
+        Store.open(store.path).evaluate(tmp_path / "week.csv", record=False)
+    found = lenient.evaluate(tmp_path / "week.csv", record=False)
     assert found.overall.samples == 1

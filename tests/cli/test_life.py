@@ -3,11 +3,13 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 
 from hamcl.cli.live import Live
 from hamcl.cli.main import app
+from hamcl.config import MACHINE
 from hamcl.errors import UsageError
 from hamcl.methods.ham import HAM
 from hamcl.store import Store
@@ -66,13 +68,13 @@ def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monke
     def stops(self, *args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(HAM, "_end", stops)
+    monkeypatch.setattr(HAM, "end", stops)
     before = Store.open(store).manifest
     sentence = ham.refused("learn", store, life.later, code=130)
     assert "the same command goes on" in sentence and Store.open(store).manifest == before
     assert "unfinished learn" in ham.shown("status", store)
 
-    monkeypatch.setattr(HAM, "_end", end)
+    monkeypatch.setattr(HAM, "end", end)
     assert "drop it with --restart" in ham.refused("learn", store, life.weeks[0], "--name", "other", code=1)
     ham.shown("learn", store, life.later)
     both = [Store.open(path).manifest.state for path in (store, whole)]
@@ -83,7 +85,7 @@ def test_an_interrupted_learn_goes_on_by_the_same_command(ham, life, copy, monke
 def test_what_was_left_unfinished_can_be_dropped(ham, life, copy, monkeypatch):
     store = copy()
     with monkeypatch.context() as patch:
-        patch.setattr(HAM, "_end", lambda self, *args: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(HAM, "end", lambda self, *args: (_ for _ in ()).throw(KeyboardInterrupt))
         ham.refused("learn", store, life.later, code=130)
     ham.shown("learn", store, life.weeks[0], "--name", "other", "--restart")
     assert Store.open(store).manifest.state.tasks[-1].name == "other"
@@ -95,8 +97,7 @@ def test_unreadable_training_images_are_named_or_skipped(ham, life, tmp_path, to
     store = tmp_path / "a.ham"
     ham.shown("init", store, "--backbone", life.backbone, "--epochs", 1, "--projection", 8)
     assert "broken.png" in ham.refused("learn", store, data, code=1)
-    ham.shown("init", tmp_path / "b.ham", "--backbone", life.backbone, "--projection", 8, "--on-bad-sample", "skip")
-    result = ham("learn", tmp_path / "b.ham", data)
+    result = ham("learn", store, data, "--on-bad-sample", "skip")
     assert result.exit_code == 0 and "2 classes from 10 samples" in result.stdout
     assert result.stderr.startswith("skipped: ") and "broken.png" in result.stderr
 
@@ -276,8 +277,10 @@ def test_an_adapter_with_a_classifier_needs_only_class_names(ham, life, tmp_path
         (("init", "STORE-2", "--backbone", "VIT", "--keep", "100000000000000000000"), 2, "--keep must lie between"),
         (("init", "STORE-2", "--backbone", "VIT", "--image-size", "1"), 2, "--image-size must lie between 8 and 4096"),
         (("init", "STORE-2", "--backbone", "VIT", "--image-size", "999999"), 2, "--image-size"),
-        (("init", "STORE-2", "--backbone", "VIT", "--device", "meta"), 2, "device 'meta' cannot be used here"),
-        (("init", "STORE-2", "--backbone", "VIT", "--memory-per-class", "2"), 2, "leave --memory-per-class 0"),
+        (("learn", "STORE", "LATER", "--device", "nonsense"), 2, "device 'nonsense' cannot be used here"),
+        (("learn", "STORE", "LATER", "--threads", "0"), 2, "--threads must be from 1 to 4096, or none, got 0"),
+        (("init", "STORE-2", "--backbone", "VIT", "--head", "linear", "--shrinkage", "0.1"), 2, "with --head linear"),
+        (("init", "STORE-2", "--backbone", "VIT", "--head", "ridge", "--shrinkage", "none"), 2, "does nothing with"),
         (("learn", "STORE", "LATER", "--lr", "inf"), 2, "--lr must be a finite number, got inf"),
         (("learn", "STORE", "LATER", "--checkpoint-minutes", "inf"), 2, "--checkpoint-minutes must be"),
         (("eval", "STORE", "LATER"), 1, "leave them out with --known"),
@@ -373,16 +376,16 @@ def test_eval_counts_the_same_samples_once(ham, life, copy, tmp_path):
 
 def test_eval_counts_the_answers_that_differ_between_precisions(ham, life, copy, monkeypatch):
     store, asked = copy(), []
-    answers = Classifier.logits
+    answers = Learner.logits
 
     def logits(self, samples):
         scores = answers(self, samples)
-        asked.append(self.config.precision)
-        if self.config.precision == "bf16":  # as if two near ties were decided otherwise
+        asked.append(self.machine.precision)
+        if self.machine.precision == "bf16":  # as if two near ties were decided otherwise
             scores[:2] = scores[:2].roll(1, dims=1)
         return scores
 
-    monkeypatch.setattr(Classifier, "logits", logits)
+    monkeypatch.setattr(Learner, "logits", logits)
     told = ham.told("eval", store, life.test, "--precision", "both", "--no-record")
     tasks = len(told["tasks"])
     assert told["precision"] == {"answers": 12, "differ": 2 * tasks}
@@ -430,18 +433,64 @@ def test_diff_of_one_task_learned_twice_with_other_options(ham, life, copy):
 def test_every_command_that_computes_can_be_told_where(ham, life, copy, tmp_path):
     """Each refuses the device `meta`, so each one asks for it; on the CPU each does its work with one thread."""
     store = copy()
-    adapter = ("import", store, tmp_path / "none", "--data", life.later)
+    ham.shown("export", store, tmp_path / "lora", "--as", "peft")
     lines = [
-        ("learn", store, life.later),
-        ("eval", store, life.test),
-        ("predict", store, life.test),
+        ("learn", store, life.later, "--precision", "fp32", "--eval-batch-size", 3, "--on-bad-sample", "skip"),
+        ("eval", store, life.test, "--precision", "fp32", "--eval-batch-size", 3, "--on-bad-sample", "skip"),
+        ("predict", store, life.test, "--precision", "fp32", "--eval-batch-size", 3),
         ("export", store, tmp_path / "out", "--as", "merged"),
+        ("import", store, tmp_path / "lora", "--data", life.later, "--precision", "fp32", "--on-bad-sample", "skip"),
         ("verify", store),
+        ("run", "--stream", f"folder:{life.later.parent}", "--backbone", life.backbone, "--out", tmp_path / "run"),
+        ("demo", "--out", tmp_path / "demo"),
+        ("demo", "--store", tmp_path / "try"),
     ]
-    for line in [*lines, adapter]:
-        assert "device 'meta' cannot be used here" in ham.refused(*line, "--device", "meta", code=1)
-    for line in [*lines, ("init", tmp_path / "new.ham", "--backbone", life.backbone)]:
+    before = files(store)
+    for line in lines:
+        assert "device 'meta' cannot be used here" in ham.refused(*line, "--device", "meta", code=2)
+    assert files(store) == before and {path.name for path in tmp_path.iterdir()} == {store.name, "lora"}
+    for line in lines[:6]:
         ham.shown(*line, "--device", "cpu", "--threads", 1)
+    ham.shown("init", tmp_path / "new.ham", "--backbone", life.backbone, "--threads", 1)
+    for path in (store, tmp_path / "new.ham"):
+        assert not set(MACHINE) & set(Store.open(path).manifest.config), "nothing of it is part of the model"
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("init", {"--threads"}),
+        ("learn", {"--device", "--precision", "--eval-batch-size", "--threads", "--on-bad-sample"}),
+        ("eval", {"--device", "--precision", "--eval-batch-size", "--threads", "--on-bad-sample"}),
+        ("predict", {"--device", "--precision", "--eval-batch-size", "--threads"}),  # a bad input is told, always
+        ("export", {"--device", "--threads"}),
+        ("import", {"--device", "--precision", "--eval-batch-size", "--threads", "--on-bad-sample"}),
+        ("verify", {"--device", "--threads"}),
+        ("run", {"--device", "--precision", "--eval-batch-size", "--threads", "--on-bad-sample"}),
+        ("demo", {"--device", "--precision", "--threads"}),
+        *[(command, set()) for command in ("status", "undo", "diff", "gc", "report")],
+    ],
+)
+def test_each_command_takes_of_the_machine_what_means_something_to_it(ham, monkeypatch, command, flags):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    shown = ham.shown(command, "--help")
+    every = {f"--{name.replace('_', '-')}" for name in MACHINE}
+    assert {flag for flag in every if f"{flag} " in shown} == flags
+    assert ("no part of the model" in shown) == bool(flags)
+
+
+def test_what_an_earlier_store_kept_of_the_machine_is_said(ham, life, copy):
+    store = copy()
+    manifest = Store.open(store).manifest
+    kept = {**manifest.config, "device": "cpu", "precision": "fp32", "eval_batch_size": 128, "on_bad_sample": "skip"}
+    (store / "manifest.json").write_bytes(replace(manifest, config=kept).encode())
+    for line in (("eval", store, life.test, "--no-record"), ("predict", store, life.test), ("verify", store)):
+        told = " ".join(ham(*line).stderr.split())
+        assert f"note: {store} was made with device='cpu', precision='fp32', on_bad_sample='skip'" in told
+        assert "give it with each command" in told and "eval_batch_size" not in told, "as it is anyway"
+    ham.shown("learn", store, life.later)
+    assert "was made with" not in ham("verify", store).stderr, "the next write leaves it out"
 
 
 def test_eval_and_learn_show_how_far_they_are(ham, life, copy, monkeypatch):

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-import hamcl.learning.classify
+import hamcl.learning.learner
 from hamcl.store import Store
 
 NFC = "Café"
@@ -18,7 +18,7 @@ def no_training(monkeypatch):
     def refuse(*args, **options):
         raise AssertionError("it trains")
 
-    monkeypatch.setattr(hamcl.learning.classify, "fit", refuse)
+    monkeypatch.setattr(hamcl.learning.learner, "train", refuse)
 
 
 def renamed(life, tmp_path, *names):

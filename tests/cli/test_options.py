@@ -8,12 +8,23 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hamcl.cli.options import build_config, config_parameters, integers, method_options, with_parameters
+from hamcl.cli.options import (
+    build_config,
+    config_parameters,
+    integers,
+    machine_of,
+    machine_parameters,
+    method_options,
+    task_parameters,
+    with_parameters,
+)
 from hamcl.cli.run import run
-from hamcl.config import PAPER, HAMConfig
+from hamcl.config import MACHINE, PAPER, PER_TASK, PRESETS, HAMConfig
 from hamcl.errors import UsageError
-from hamcl.methods.inflora import InfLoRAConfig
-from hamcl.methods.registry import METHODS
+from hamcl.machine import Machine
+from hamcl.methods.ham import HAM
+from hamcl.methods.inflora import InfLoRA, InfLoRAConfig
+from hamcl.methods.registry import METHODS, load_method
 from hamcl.streams.split import SplitOptions
 
 FIELDS = {field.name: field for field in dataclasses.fields(HAMConfig)}
@@ -28,7 +39,7 @@ def parse():
         """A command."""
         seen.update(given)
 
-    app.command()(with_parameters(command, config_parameters()))
+    app.command()(with_parameters(command, [*config_parameters(), *machine_parameters()]))
 
     def invoke(*line):
         seen.clear()
@@ -39,7 +50,9 @@ def parse():
 
 def test_every_field_is_an_option_and_nothing_collides_with_it():
     assert [parameter.name for parameter in config_parameters()] == list(FIELDS)
-    assert not set(Signature.from_callable(run).parameters) & set(FIELDS)
+    assert [parameter.name for parameter in machine_parameters()] == [f.name for f in dataclasses.fields(Machine)]
+    assert [parameter.name for parameter in task_parameters()] == [name for name in FIELDS if name in PER_TASK]
+    assert not set(Signature.from_callable(run).parameters) & {*FIELDS, *MACHINE}
 
 
 def test_every_option_of_a_stream_is_offered():
@@ -54,7 +67,7 @@ def test_the_help_lists_every_field_with_its_text_and_every_method(monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setenv("TERMINAL_WIDTH", "400")
     shown = CliRunner().invoke(app, ["run", "--help"]).output
-    for name, field in FIELDS.items():
+    for name, field in {**FIELDS, **{field.name: field for field in dataclasses.fields(Machine)}}.items():
         (line,) = [line for line in shown.splitlines() if f"--{name.replace('_', '-')} " in line]
         assert field.metadata["help"] in line
     (line,) = [line for line in shown.splitlines() if "--method " in line]
@@ -62,11 +75,11 @@ def test_the_help_lists_every_field_with_its_text_and_every_method(monkeypatch):
 
 
 def test_values_are_parsed_by_the_type_of_their_field(parse):
-    result, seen = parse("--rank", "4", "--lr", "1e-4", "--no-distill-growth", "--compile", "--merge", "ties")
+    result, seen = parse("--rank", "4", "--lr", "1e-4", "--later-tasks", "free", "--merge", "ties")
     assert result.exit_code == 0, result.output
     given = {name: value for name, value in seen.items() if value is not None}
-    assert given == {"rank": 4, "lr": 1e-4, "distill_growth": False, "compile": True, "merge": "ties"}
-    assert build_config(given) == HAMConfig(rank=4, lr=1e-4, distill_growth=False, compile=True, merge="ties")
+    assert given == {"rank": 4, "lr": 1e-4, "later_tasks": "free", "merge": "ties"}
+    assert build_config(given) == HAMConfig(rank=4, lr=1e-4, later_tasks="free", merge="ties")
 
 
 def test_none_is_a_value_of_its_own(parse):
@@ -83,7 +96,7 @@ def test_none_is_a_value_of_its_own(parse):
         (("--rank", "four"), "--rank"),
         (("--merge", "tie"), "ties"),
         (("--max-groups", "many"), "neither of type int nor none"),
-        (("--distill-growth", "yes"), "yes"),
+        (("--later-tasks", "yes"), "yes"),
         (("--no-such-option", "1"), "--no-such-option"),
     ],
 )
@@ -92,12 +105,13 @@ def test_values_of_another_type_are_usage_errors(parse, line, words):
     assert result.exit_code == 2 and words in " ".join(result.output.split())
 
 
-def test_each_layer_overrides_the_ones_before_it(tmp_path):
+def test_each_layer_overrides_the_ones_before_it(tmp_path, monkeypatch):
     file = tmp_path / "c.yaml"
     file.write_text("rank: 2\nhead: ncm\nmax_groups: null\n")
     assert build_config({}, preset="paper") == HAMConfig(**PAPER)
-    assert build_config({}, preset="paper", defaults={"head": "ridge"}).head == "ridge"
-    config = build_config({"rank": 3, "lr": None}, file=file, preset="paper", defaults={"head": "ridge", "epochs": 7})
+    monkeypatch.setattr(HAM, "defaults", {"head": "ridge", "epochs": 7})
+    assert build_config({}, preset="paper").head == "ridge"
+    config = build_config({"rank": 3, "lr": None}, file=file, preset="paper")
     assert config == HAMConfig(**{**PAPER, "epochs": 7, "rank": 3, "head": "ncm", "max_groups": None})
 
 
@@ -112,6 +126,65 @@ def test_a_file_or_preset_that_does_not_exist_or_holds_unknown_keys_is_refused(t
         build_config({}, preset="papers")
 
 
+def test_the_options_of_the_machine_are_taken_out_of_those_of_the_model(parse):
+    _, seen = parse("--device", "cpu", "--threads", "none", "--eval-batch-size", "5", "--rank", "4")
+    assert machine_of(seen) == Machine(device="cpu", eval_batch_size=5)
+    assert {name: value for name, value in seen.items() if value is not None} == {"rank": 4}
+    assert set(seen) == set(FIELDS), "nothing of the machine is left"
+    with pytest.raises(UsageError, match=r"^option 'threads' must be from 1 to 4096, or none, got 0$"):
+        machine_of({"threads": 0})
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "words"),
+    [
+        ("frozen", {"rank": 16}, "frozen does nothing with the option 'rank'"),
+        ("frozen", {"rank": 8}, "frozen does nothing with the option 'rank'"),  # the default, but given
+        ("frozen", {"later_tasks": "free"}, "frozen does nothing with the option 'later_tasks'"),
+        ("seq-lora", {"max_groups": 3}, "seq-lora does nothing with the option 'max_groups'"),
+        (
+            "ham",
+            {"head": "linear", "shrinkage": 0.1},
+            "ham with head='linear' does nothing with the option 'shrinkage'",
+        ),
+        (
+            "frozen",
+            {"head": "ncm", "projection": 8},
+            "frozen with head='ncm' does nothing with the option 'projection'",
+        ),
+        ("ranpac", {"density": 1.0}, "ranpac does nothing with the option 'density'"),
+        ("hamm", {}, "there is no method 'hamm'; did you mean 'ham'?"),
+    ],
+)
+def test_a_given_option_that_would_do_nothing_is_refused(method, given, words):
+    with pytest.raises(UsageError) as caught:
+        build_config(given, method=method)
+    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_takes_each_option_that_it_reads_and_refuses_the_others(method):
+    kind = load_method(method)
+    config = build_config({}, method=method)
+    read = kind.reads(config)
+    for name in FIELDS:
+        given = {name: getattr(config, name)}
+        if given[name] is None:
+            continue  # as if it were not given
+        if name in read:
+            assert build_config(given, method=method) == config
+        else:
+            with pytest.raises(UsageError, match=f"^{method} .*does nothing with the option '{name}'; leave it out$"):
+                build_config(given, method=method)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_preset_is_taken_by_every_method_though_some_of_its_options_do_nothing_there(toy, method, preset):
+    config = build_config({}, preset=preset, method=method)
+    assert load_method(method)(toy.vit(), config).config == config
+
+
 def test_integers():
     assert integers("5,5,3") == [5, 5, 3]
     with pytest.raises(typer.BadParameter, match="5,x"):
@@ -120,11 +193,12 @@ def test_integers():
 
 def test_options_of_one_method_are_named_on_one_option():
     given = method_options(["energy=0.9", "horizon=none"], InfLoRAConfig)
-    assert build_config(given, kind=InfLoRAConfig) == InfLoRAConfig(energy=0.9)
-    assert build_config(method_options(["energy=9e-1", "horizon=20"], InfLoRAConfig), kind=InfLoRAConfig).horizon == 20
+    own = build_config(given, method="inflora")
+    assert own == InfLoRAConfig.from_dict({**InfLoRA.defaults, "energy": 0.9}) != build_config({}, method="inflora")
+    assert build_config(method_options(["energy=9e-1", "horizon=20"], InfLoRAConfig), method="inflora").horizon == 20
     assert method_options([], HAMConfig) == {}
     with pytest.raises(UsageError, match="'energy' must be of type float"):
-        build_config(method_options(["energy=[much"], InfLoRAConfig), kind=InfLoRAConfig)
+        build_config(method_options(["energy=[much"], InfLoRAConfig), method="inflora")
 
 
 @pytest.mark.parametrize(

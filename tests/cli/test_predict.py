@@ -65,7 +65,7 @@ def test_probabilities_from_few_samples_are_said_not_to_be_known_well(ham, birds
     assert 0 < judged < 100
     assert result.stderr.splitlines() == [f"note: {doubt(judged)}"]
     assert lines(result.stdout)[0]["calibrated"] is False
-    monkeypatch.setattr("hamcl.learning.classify.Classifier.judged", 100.0)
+    monkeypatch.setattr("hamcl.learning.learner.Learner.judged", 100.0)
     result = ham("predict", birds.store, "one.png", "--json")
     assert result.stderr == "" and lines(result.stdout)[0]["calibrated"] is True
 

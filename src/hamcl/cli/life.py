@@ -61,11 +61,10 @@ def init(
 ) -> None:
     """Make a new model that knows nothing yet; its options are chosen here, once."""
     with sentences(since(store, "interrupted; no store was made")):
-        from hamcl.methods.ham import HAM
         from hamcl.store import Store
 
         prepare(machine_of(given))
-        settings = build_config(given, file=config, preset=preset, method=HAM)
+        settings = build_config(given, file=config, preset=preset)
         read = present(image_size=image_size, max_length=max_length)
         made = Store.create(store, backbone=backbone, backbone_options=read, config=settings, keep=keep)
         record = made.manifest.backbone

@@ -6,16 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import typer
 
 from hamcl.config import MACHINE, PER_TASK, HAMConfig, read_options, read_value
 from hamcl.errors import UsageError
 from hamcl.machine import Machine
-
-if TYPE_CHECKING:
-    from hamcl.learning.learner import Learner
 
 CONFIG_PANEL = "Method (defaults of ham; a baseline sets some of its own)"
 MACHINE_PANEL = "Machine (no part of the model)"
@@ -68,7 +65,7 @@ def build_config(
     *,
     file: Path | None = None,
     preset: str = "default",
-    method: "type[Learner]",
+    method: str = "ham",
 ) -> HAMConfig:
     """Put the layers of settings together; each overrides the ones before it.
 
@@ -76,19 +73,22 @@ def build_config(
         given: from the command line; entries that are None were not given.
         file: a YAML or JSON file.
         preset: the name of a preset.
-        method: brings its type of settings, and defaults of its own above the preset.
+        method: its name; it brings its type of settings, and defaults of its own above the preset.
 
     Raises:
-        UsageError: an option does not exist or, given on the command line, does nothing in this method; or a value is
-            not allowed.
+        UsageError: the method or an option does not exist, an option given on the command line does nothing in this
+            method, or a value is not allowed.
     """
+    from hamcl.methods.registry import load_method  # waits for PyTorch
+
     line = {name: None if value is NONE else value for name, value in given.items() if value is not None}
-    asked = {**method.defaults, **(read_options(file) if file else {}), **line}
-    config = method.config_type.from_dict(asked, preset=preset)
+    kind = load_method(method)
+    asked = {**kind.defaults, **(read_options(file) if file else {}), **line}
+    config = kind.config_type.from_dict(asked, preset=preset)
     for name in line:
-        if name not in method.reads(config):
-            with_head = f" with head={config.head!r}" if name in method.reads(replace(config, head="auto")) else ""
-            raise UsageError(f"{method.__name__}{with_head} does nothing with the option {name!r}; leave it out")
+        if name not in kind.reads(config):
+            with_head = f" with head={config.head!r}" if name in kind.reads(replace(config, head="auto")) else ""
+            raise UsageError(f"{method}{with_head} does nothing with the option {name!r}; leave it out")
     return config
 
 

@@ -103,7 +103,7 @@ def run(
         check_folder(out, resume=resume, overwrite=overwrite)
         kind = load_method(method)
         given |= method_options(method_option, kind.config_type)
-        settings = build_config(given, file=config, preset=preset, method=kind)
+        settings = build_config(given, file=config, preset=preset, method=method)
         cut = present(
             tasks=tasks,
             classes_per_task=classes_per_task,

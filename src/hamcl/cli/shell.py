@@ -218,8 +218,14 @@ def reopened(store: Path, backbone: str | None, machine: "Machine") -> "Store":
 
 
 def prepare(machine: "Machine") -> None:
-    """Set the number of threads, and silence the bars of libraries, which would run through our own."""
+    """Refuse a device that is not here before anything is read, set the number of threads, and silence the bars of
+    libraries, which would run through our own.
+
+    Raises:
+        UsageError: there is no such device here.
+    """
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    machine.resolved()
     machine.use_threads()

@@ -33,7 +33,7 @@ PHRASES = {
 _NAMES = {*ARGUMENTS, *MACHINE, *(field.name for field in dataclasses.fields(HAMConfig))}
 _LONG = "|".join(sorted(name for name in _NAMES if "_" in name))  # no word of a sentence looks like these
 _ALL = "|".join(sorted(_NAMES))
-_OPTION = re.compile(rf"\boption '?({_ALL})\b'?")
+_OPTION = re.compile(rf"\b(?:the )?option '?({_ALL})\b'?(?!=)")
 _VALUE = re.compile(rf"(?<![\w.-])({_ALL})=('[^']*'|[\w+-]+(?:\.\w+)*)")
 _NAME = re.compile(rf"(?<![\w'\"/.=-])({_LONG})(?![\w'\"/.=])")
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hamcl.config import BARE, HAMConfig, resolve
+from hamcl.config import BARE, PRESETS, HAMConfig, resolve
 from hamcl.errors import UsageError
 from hamcl.ham.flat import prefixed, stripped
 from hamcl.heads import READS
@@ -367,7 +367,7 @@ class Learner(ABC):
         return partial(self.watch, what) if self.watch else None
 
     def _check_options(self) -> None:
-        """Refuse options that would do nothing, unless they are left as they come."""
+        """Refuse options that would do nothing, unless they are left as they come, or as a preset has them."""
         name, config = type(self).__name__, self.config
         if config.head not in self.heads:
             raise UsageError(
@@ -377,7 +377,8 @@ class Learner(ABC):
         reads = self.reads(self.settings)
         for field in fields(config):
             value = getattr(config, field.name)
-            untouched = (field.default, BARE.get(field.name, field.default), self.defaults.get(field.name))
+            untouched = [field.default, self.defaults.get(field.name)]
+            untouched += [preset[field.name] for preset in (BARE, *PRESETS.values()) if field.name in preset]
             if field.name not in reads and value not in untouched:
                 with_head = f" with head={self.settings.head!r}" if field.name in READS["auto"] else ""
                 raise UsageError(

@@ -215,7 +215,8 @@ class Work:
     ) -> HAM:
         """Put the model of a manifest together, with options of one task where there are any."""
         record, config = manifest.backbone, _for_task(manifest.options, options or {})
-        spec = self.spec or record.spec
+        spec, machine = self.spec or record.spec, machine or self.machine
+        machine.resolved()  # a device that is not here is no fault of the store
         try:
             backbone = load_backbone(
                 spec, depths=config.depths_to_read, expected=record.fingerprint, **asdict(record.options)
@@ -224,7 +225,7 @@ class Work:
             if len(set(record.layers)) != len(record.layers) or not layers.issuperset(record.layers):
                 raise UsageError(f"{MANIFEST} tells of layers that the backbone has not")
             # Names and not the config's pattern: a stranger's pattern may take for ever to match.
-            learner = HAM(backbone, config, machine or self.machine, layers=record.layers)
+            learner = HAM(backbone, config, machine, layers=record.layers)
             if (tuple(learner.model.layers), backbone.width) != (record.layers, record.width):
                 raise DataError(f"{self.path / MANIFEST} tells of other layers or features than its backbone has")
         except (UsageError, OSError) as error:
