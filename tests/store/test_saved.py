@@ -122,7 +122,7 @@ def test_home_folders_are_found_and_not_made(tmp_path, monkeypatch, learned):
 
 
 def test_a_store_is_opened_for_a_device(copied):
-    with pytest.raises(UsageError, match="^device 'meta' cannot be used here"):
+    with pytest.raises(DataError, match="device 'meta' cannot be used here"):
         Store.open(copied.path, device="meta").model()
     assert Store.open(copied.path, device="cpu").model().device.type == "cpu"
 
