@@ -270,13 +270,16 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 def test_the_reference_has_a_row_for_every_option():
     rows = [line.split("|")[1:-1] for line in reference().splitlines() if line.startswith("| `")]
-    assert [row[0].strip(" `") for row in rows] == NAMES
-    defaults = {row[0].strip(" `"): row[2].strip(" `") for row in rows}
-    assert defaults == {name: str(value) for name, value in HAMConfig().to_dict().items()}
-    assert {row[0].strip(" `"): row[3].strip(" `") for row in rows if row[3].strip()} == {
+    model, machine = rows[: len(NAMES)], rows[len(NAMES) :]
+    for part, kind in ((model, HAMConfig), (machine, Machine)):
+        defaults = [(row[0].strip(" `"), row[2].strip(" `")) for row in part]
+        assert defaults == [(field.name, str(field.default)) for field in dataclasses.fields(kind)]
+    assert {row[0].strip(" `"): row[3].strip(" `") for row in model if row[3].strip()} == {
         name: str(value) for name, value in PAPER.items()
     }
-    assert all(len(row) == 5 and row[1].strip() and row[4].strip() for row in rows)
+    # Type, what it does, and for an option of the model by what its default was chosen.
+    assert all(len(row) == 6 and row[1].strip() and row[4].strip() and row[5].strip() for row in model)
+    assert all(len(row) == 4 and row[1].strip() and row[3].strip() for row in machine)
 
 
 def test_the_reference_is_printed_by_the_module():

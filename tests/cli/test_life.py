@@ -11,6 +11,7 @@ from hamcl.cli.live import Live
 from hamcl.cli.main import app
 from hamcl.config import MACHINE
 from hamcl.errors import UsageError
+from hamcl.learning.learner import Learner
 from hamcl.methods.ham import HAM
 from hamcl.store import Store
 from hamcl.store.folder import Folder
