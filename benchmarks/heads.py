@@ -17,10 +17,10 @@ from torch import Tensor
 from hamcl.config import HAMConfig
 from hamcl.heads import Head, TrainedRows, build_head
 from hamcl.learning.classify import Classify
-from hamcl.learning.lesson import Lesson
 from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.streams import Samples, Stream
+from hamcl.training.lesson import Lesson
 
 FEATURES = ("frozen", "adapted")
 KINDS = ("ncm", "lda", "ridge", "stack")

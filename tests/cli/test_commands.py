@@ -13,7 +13,7 @@ from hamcl.cli.live import Live
 from hamcl.methods.ham import HAM
 from hamcl.nn import backbones
 from hamcl.report.records import Result
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 TINY = "timm/test_efficientnet"
 SMALL = ["--stream", "digits", "--tasks", "2", "--train-per-class", "6", "--test-per-class", "5", "--epochs", "1"]

@@ -17,7 +17,7 @@ from hamcl.cli.main import app
 from hamcl.cli.shell import sentences
 from hamcl.cli.spoken import ARGUMENTS, spoken
 from hamcl.cli.tables import show_answers, write_answers
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 STEERS = "\x1b[31m\x9b2J\u202e"
 """What colours, clears and turns round the text of a terminal."""

@@ -22,7 +22,8 @@ from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
 from hamcl.training.features import extract
-from hamcl.training.loop import Step, train
+from hamcl.training.lesson import Step
+from hamcl.training.loop import train
 
 SMALL = {
     "epochs": 1,

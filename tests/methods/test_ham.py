@@ -20,7 +20,7 @@ from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import Lazy
 from hamcl.training.features import extract
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 SMALL = {
     "epochs": 1,

@@ -10,7 +10,7 @@ from hamcl.nn import backbones
 from hamcl.report import tracking
 from hamcl.report.records import Result
 from hamcl.report.tracking import Tracking
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 
 def scalars(folder):

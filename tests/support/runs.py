@@ -7,9 +7,9 @@ import torch
 
 from hamcl.config import HAMConfig
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import TaskReport
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
+from hamcl.training.lesson import TaskReport
 
 
 class Centres(Learner):

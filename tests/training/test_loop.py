@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hamcl.config import HAMConfig
 from hamcl.errors import TrainingError
 from hamcl.ham import Factors
 from hamcl.heads import Rows, TaskRows
 from hamcl.learning.classify import HeldCrossEntropy
-from hamcl.learning.lesson import Lesson, TaskReport
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
@@ -30,29 +30,24 @@ from hamcl.rng import generator, scoped
 from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.training import loop
 from hamcl.training.features import extract
-from hamcl.training.loop import Plan, Progress, Step, train
+from hamcl.training.lesson import Lesson, Progress, Step, TaskReport
+from hamcl.training.loop import Plan, train
 
 CPU = torch.device("cpu")
-BASE = Plan(
-    seed=0,
-    epochs=2,
-    share=1.0,
-    batch_size=6,
-    lr=1e-3,
-    head_lr=1e-2,
-    importance_lr=1e-2,
-    weight_decay=0.01,
-    warmup=0.1,
-    hold=10.0,
-    machine=Machine("cpu", "fp32"),
-    device=CPU,
-)
+SETTINGS = HAMConfig(epochs=2, batch_size=6, importance_lr=1e-2)
+BASE = Plan(SETTINGS, share=1.0, hold=10.0, machine=Machine("cpu", "fp32"), device=CPU)
+
+
+def plan(**options: Any) -> Plan:
+    """BASE with other settings, or with another share or hold."""
+    own = {name: options.pop(name) for name in ("share", "hold", "machine") if name in options}
+    return replace(BASE, settings=replace(SETTINGS, **options), **own)
 
 
 def factor(step: int, steps: int, warmup: float) -> float:
     """What the learning rates are multiplied by at a step."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    return replace(BASE, warmup=warmup).schedule(optimizer, steps).lr_lambdas[0](step)
+    return plan(warmup=warmup).schedule(optimizer, steps).lr_lambdas[0](step)
 
 
 @dataclass
@@ -65,7 +60,7 @@ class Setting:
 
     def fit(
         self,
-        plan: Plan = BASE,
+        goal: Plan = BASE,
         *,
         anchors: Tensor | None = None,
         progress: Progress | None = None,
@@ -75,7 +70,7 @@ class Setting:
         preprocess = self.model.backbone.preprocess
         task = Task("a", ("x", "y", "z"), self.samples, modality=preprocess.modality, augmentation=augmentation)
         lesson = Lesson(task, index, self.samples, 0, TaskReport("a", ["x", "y", "z"]), progress)
-        train(self.model, HeldCrossEntropy(self.model, self.rows, plan.hold, anchors), lesson, plan, preprocess)
+        train(self.model, HeldCrossEntropy(self.model, self.rows, goal.hold, anchors), lesson, goal, preprocess)
         return lesson.report
 
     def features(self, machine: Machine = BASE.machine, **options: Any) -> Tensor:
@@ -135,7 +130,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("modality", ["image", "text"])
 def test_the_loss_falls_on_classes_that_can_be_told_apart(setting, modality):
     run = setting(modality)
-    report = run.fit(replace(BASE, epochs=8, lr=2e-2, head_lr=5e-2, hold=0.0))
+    report = run.fit(plan(epochs=8, lr=2e-2, head_lr=5e-2, hold=0.0))
     assert len(report.losses) == 8
     assert report.losses[-1] < 0.5 * report.losses[0]
     with torch.no_grad():
@@ -157,7 +152,7 @@ def test_two_runs_are_identical_whatever_is_drawn_in_between(setting, modality, 
     assert same(first.trained(), second.trained())
 
     third = setting(modality, dropout=0.3)
-    assert third.fit(replace(BASE, seed=1), augmentation=augmentation).losses != losses
+    assert third.fit(plan(seed=1), augmentation=augmentation).losses != losses
 
 
 def test_the_position_of_a_task_is_part_of_its_seeds(setting):
@@ -192,11 +187,11 @@ def test_the_importances_train_and_the_adapter_can_do_without(setting):
     run.fit()
     alphas = [run.model.importance.item(), *run.model.group_importance.tolist()]
     # Adam moves a scalar by at most its learning rate a step; the third slot holds no group.
-    assert all(1e-3 < abs(alpha - 1) <= 6 * BASE.importance_lr for alpha in alphas[:3])
+    assert all(1e-3 < abs(alpha - 1) <= 6 * SETTINGS.importance_lr for alpha in alphas[:3])
     assert alphas[3] == 1
 
     frozen = setting()
-    frozen.fit(replace(BASE, importance_lr=0.0))
+    frozen.fit(plan(importance_lr=0.0))
     assert [frozen.model.importance.item(), *frozen.model.group_importance.tolist()] == [1, 1, 1, 1]
     assert frozen.model.importance.requires_grad, "only the optimizer leaves it out"
     assert any(layer.task_B.any() for layer in frozen.model.layers.values())
@@ -205,8 +200,8 @@ def test_the_importances_train_and_the_adapter_can_do_without(setting):
 def test_importances_do_not_decay(setting):
     run = setting()
     start = run.trained()
-    run.fit(replace(BASE, weight_decay=20.0, lr=1e-2))
-    assert min(run.model.importance, run.model.group_importance.min()) > 1 - 6 * BASE.importance_lr
+    run.fit(plan(weight_decay=20.0, lr=1e-2))
+    assert min(run.model.importance, run.model.group_importance.min()) > 1 - 6 * SETTINGS.importance_lr
     for name in start:
         if ".lora_A." in name:
             assert run.trained()[name].norm() < 0.8 * start[name].norm()
@@ -216,7 +211,7 @@ def test_importances_do_not_decay(setting):
 def test_every_group_of_parameters_follows_the_schedule_from_its_own_rate(setting, warmup):
     run = setting()
     with watched() as steps:
-        run.fit(replace(BASE, warmup=warmup, lr=1e-3, head_lr=2e-2, importance_lr=3e-2))
+        run.fit(plan(warmup=warmup, lr=1e-3, head_lr=2e-2, importance_lr=3e-2))
     assert len(steps) == 6
     for i, step in enumerate(steps):
         assert step.rates == pytest.approx([factor(i, 6, warmup) * rate for rate in (1e-3, 2e-2, 3e-2)])
@@ -282,9 +277,9 @@ def test_progress_tells_every_step(setting):
 def test_a_share_of_the_steps(setting, share, taken):
     run, steps = setting(), []
     with watched() as seen:
-        report = run.fit(replace(BASE, share=share), progress=steps.append)
+        report = run.fit(plan(share=share), progress=steps.append)
     assert [step.rates[0] for step in seen] == pytest.approx(
-        [factor(i, taken, BASE.warmup) * BASE.lr for i in range(taken)]
+        [factor(i, taken, SETTINGS.warmup) * SETTINGS.lr for i in range(taken)]
     )
     epochs = 1 + (taken > 3)
     assert [(s.epoch, s.epochs, s.step, s.steps) for s in steps] == [
@@ -301,7 +296,7 @@ def test_distillation_keeps_the_features_near(setting, text):
         run = setting("text" if text else "image")
         with run.model.without_task():
             anchors = run.features()
-        config = replace(BASE, epochs=4, lr=1e-2, importance_lr=0.0, hold=weight)
+        config = plan(epochs=4, lr=1e-2, importance_lr=0.0, hold=weight)
         run.fit(config, anchors=anchors if text else None)
         drifts.append(float((run.features() - anchors).square().sum(1).div(anchors.square().sum(1)).mean()))
     assert 0 < drifts[1] < 0.3 * drifts[0]
@@ -309,7 +304,7 @@ def test_distillation_keeps_the_features_near(setting, text):
 
 def test_given_anchors_replace_the_second_pass(setting):
     given, computed = setting("text"), setting("text")
-    config = replace(BASE, importance_lr=0.0, hold=3.0, lr=1e-2)
+    config = plan(importance_lr=0.0, hold=3.0, lr=1e-2)
     with given.model.without_task():
         anchors = given.features()
     assert given.fit(config, anchors=anchors).losses == pytest.approx(computed.fit(config).losses, rel=1e-4)
@@ -329,7 +324,7 @@ def test_the_loss_is_cross_entropy_plus_weighted_relative_distance(setting):
                 anchors = run.features()
             entropy = torch.nn.functional.cross_entropy(run.rows(features), torch.tensor(run.samples.labels)).item()
         distance = ((features - anchors).norm(dim=1) / anchors.norm(dim=1)).square().mean().item()
-        run.fit(replace(BASE, batch_size=18, epochs=1, hold=weight), progress=steps.append)
+        run.fit(plan(batch_size=18, epochs=1, hold=weight), progress=steps.append)
         assert distance > 1e-3
         assert steps[0].loss == pytest.approx(entropy + weight * distance, rel=1e-4)
         first.append(steps[0].loss)
@@ -339,14 +334,14 @@ def test_the_loss_is_cross_entropy_plus_weighted_relative_distance(setting):
 def test_a_loss_that_is_not_finite_names_the_task_and_the_batch(setting):
     run = setting()
     with pytest.raises(TrainingError, match=r"task 'a' is (nan|inf) at batch 2 of epoch 1; lower lr \(now 1e\+30\)"):
-        run.fit(replace(BASE, lr=1e30, warmup=0.0))
+        run.fit(plan(lr=1e30, warmup=0.0))
     assert not run.model.training
 
 
 def test_the_last_step_is_checked_too(setting):
     run = setting()
     with pytest.raises(TrainingError, match=r"task 'a' .*not finite.* after its last batch; lower lr \(now 1e\+30\)"):
-        run.fit(replace(BASE, lr=1e30, warmup=0.0, epochs=1, batch_size=18))
+        run.fit(plan(lr=1e30, warmup=0.0, epochs=1, batch_size=18))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
@@ -389,7 +384,7 @@ def test_there_must_be_samples_to_compute_features_of(setting):
 def test_half_precision_trains_float32_weights(setting, modality):
     run, full = setting(modality), setting(modality)
     half = Machine("cpu", "bf16")
-    assert run.fit(replace(BASE, machine=half)).losses == pytest.approx(full.fit().losses, rel=0.1)
+    assert run.fit(plan(machine=half)).losses == pytest.approx(full.fit().losses, rel=0.1)
     assert {value.dtype for name, value in run.trained().items() if value.is_floating_point()} == {torch.float32}
     assert run.features(half).dtype == torch.float32
     assert not torch.equal(run.features(half), run.features())

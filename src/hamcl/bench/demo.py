@@ -16,7 +16,7 @@ from hamcl.nn.backbones import load_backbone
 from hamcl.report.compare import Setting, compare, report_plot
 from hamcl.report.records import Result
 from hamcl.streams import Stream, load_stream
-from hamcl.training.loop import Progress
+from hamcl.training.lesson import Progress
 
 COMPARISON, MODEL = "comparison.png", "model"
 KINDS: tuple[Kind, ...] = ("peft", "merged")

@@ -22,7 +22,7 @@ from hamcl.report.predictions import PREDICTIONS, append_predictions, prediction
 from hamcl.report.provenance import peak_memory, provenance
 from hamcl.report.records import RESULT, Result, StepRecord, StreamRecord, differences
 from hamcl.streams.base import Stream
-from hamcl.training.loop import Progress
+from hamcl.training.lesson import Progress
 
 MATRIX, CURVE = "matrix.png", "curve.png"
 SMALL = 1_000_000  # rows of predictions kept for all steps unless asked otherwise

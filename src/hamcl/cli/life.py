@@ -42,7 +42,7 @@ from hamcl.cli.shell import (
 from hamcl.cli.spoken import spoken
 
 if TYPE_CHECKING:
-    from hamcl.training.loop import Step
+    from hamcl.training.lesson import Step
 
 GOES_ON = f"{UNTOUCHED}, and the same command goes on from the last epoch kept"
 

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from hamcl.cli.shell import printable
 from hamcl.report.records import Result
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 T = TypeVar("T")
 

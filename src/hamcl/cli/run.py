@@ -29,7 +29,7 @@ from hamcl.cli.shell import (
 if TYPE_CHECKING:
     from hamcl.machine import Machine
     from hamcl.report.records import Result
-    from hamcl.training.loop import Step
+    from hamcl.training.lesson import Step
 
 METHODS = "ham, seq-lora, joint, frozen, ranpac, lora-per-task, sd-lora, inflora, ease or slca."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]

@@ -12,7 +12,6 @@ from hamcl.errors import DataError, UsageError
 from hamcl.ham.flat import prefixed, stripped
 from hamcl.heads import Head, Rows, TaskRows, TrainedRows, build_head
 from hamcl.learning.evaluate import answers, finite
-from hamcl.learning.lesson import Lesson, State
 from hamcl.reading.batches import Batch
 from hamcl.rng import generator, scoped
 from hamcl.streams.base import Augmentation, Images, Inputs, Samples, Task
@@ -20,6 +19,7 @@ from hamcl.streams.check import check
 from hamcl.streams.given import by_position
 from hamcl.streams.handed import is_one_image
 from hamcl.streams.names import canonical, key, spelled
+from hamcl.training.lesson import Lesson, State
 from hamcl.training.loop import Model, Plan
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from hamcl.errors import UsageError
 from hamcl.ham.flat import prefixed, stripped
 from hamcl.heads import READS
 from hamcl.learning.classify import Classify, Prediction
-from hamcl.learning.lesson import Given, Lesson, State, TaskReport, Watch
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone, load_backbone
@@ -24,8 +23,8 @@ from hamcl.reading.batches import Batch
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import Kept
 from hamcl.training.features import extract
-from hamcl.training.loop import Model, Plan, Progress, train
-from hamcl.training.position import Keeper
+from hamcl.training.lesson import Given, Keeper, Lesson, Progress, State, TaskReport, Watch
+from hamcl.training.loop import Model, Plan, train
 from hamcl.turns import Turns
 
 SHARED = frozenset({"seed", "depths", "head"})
@@ -208,20 +207,8 @@ class Learner(ABC):
             # to stay near are computed anew at every step, which makes it dear; texts take one epoch at least.
             if not self.objective.head.trained:
                 share = max(1 / settings.epochs if self.backbone.modality == "text" else 0.0, rate)
-        return Plan(
-            seed=settings.seed,
-            epochs=settings.epochs,
-            share=share,
-            batch_size=settings.batch_size,
-            lr=rate * settings.lr,
-            head_lr=settings.head_lr,
-            importance_lr=rate * settings.importance_lr,
-            weight_decay=settings.weight_decay,
-            warmup=settings.warmup,
-            hold=hold,
-            machine=self.machine,
-            device=self.device,
-        )
+        settings = replace(settings, lr=rate * settings.lr, importance_lr=rate * settings.importance_lr)
+        return Plan(settings, share, hold, self.machine, self.device)
 
     def finish(self, progress: Progress | None = None) -> None:  # noqa: B027 - most methods have nothing left to do
         """Do what can only be done after the last task."""

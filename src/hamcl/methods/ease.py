@@ -14,12 +14,12 @@ from hamcl.ham.flat import adapters_from, adapters_state
 from hamcl.heads import Head, Linear, Rows
 from hamcl.learning.classify import Classify
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
+from hamcl.training.lesson import Lesson, State
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter
 from hamcl.heads import READS
 from hamcl.learning.learner import SHARED, TRAINING, Learner
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.backbones import Backbone
 from hamcl.reading.batches import Batch
 from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
+from hamcl.training.lesson import Lesson, State
 
 
 class _Bare(nn.Module):

@@ -14,12 +14,12 @@ from hamcl.export.foreign import linear_head, read_foreign
 from hamcl.ham import Adapter, Factors, Groups, final, similarity
 from hamcl.heads import TaskRows
 from hamcl.learning.learner import Learner, adapted
-from hamcl.learning.lesson import Given, Lesson, State, TaskReport
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
 from hamcl.streams.base import Task
+from hamcl.training.lesson import Given, Lesson, State, TaskReport
 
 
 @dataclass

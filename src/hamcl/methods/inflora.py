@@ -12,7 +12,6 @@ from hamcl.config import BARE, HAMConfig, option
 from hamcl.ham import Factors, merge_layers
 from hamcl.ham.flat import layers_from, layers_state, prefixed, stripped
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
@@ -20,6 +19,7 @@ from hamcl.nn.layers import HamLayer
 from hamcl.reading.batches import Batch
 from hamcl.rng import scoped
 from hamcl.streams.base import Samples
+from hamcl.training.lesson import Lesson, State
 
 
 @dataclass(frozen=True)

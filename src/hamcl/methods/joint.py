@@ -2,13 +2,11 @@
 
 from hamcl.config import HAMConfig
 from hamcl.errors import UsageError
-from hamcl.learning.lesson import Given, TaskReport
 from hamcl.machine import Machine
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Joined, Samples, Task
-from hamcl.training.loop import Progress
-from hamcl.training.position import Keeper
+from hamcl.training.lesson import Given, Keeper, Progress, TaskReport
 
 
 class Joint(SeqLoRA):

@@ -8,11 +8,11 @@ from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, merge_layers
 from hamcl.ham.flat import adapters_from, adapters_state
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
 from hamcl.rng import generator
+from hamcl.training.lesson import Lesson, State
 
 
 class LoRAPerTask(Learner):

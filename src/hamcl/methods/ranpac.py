@@ -6,12 +6,12 @@ from types import MappingProxyType
 from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig, option
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Samples
 from hamcl.training.features import Seen
+from hamcl.training.lesson import Lesson, State
 
 
 @dataclass(frozen=True)

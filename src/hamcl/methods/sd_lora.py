@@ -10,10 +10,10 @@ from hamcl.config import BARE, HAMConfig
 from hamcl.ham import Adapter, Layers
 from hamcl.ham.flat import adapters_from, adapters_state
 from hamcl.learning.learner import Learner, adapted
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
+from hamcl.training.lesson import Lesson, State
 
 
 class SDLoRA(Learner):

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from hamcl.config import BARE, HAMConfig
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import Lesson, State
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone
 from hamcl.nn.backbones import Backbone
+from hamcl.training.lesson import Lesson, State
 
 
 class SeqLoRA(Learner):

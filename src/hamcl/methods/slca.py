@@ -11,9 +11,9 @@ from torch import Tensor
 from hamcl.config import BARE, HAMConfig, option
 from hamcl.heads import Head, Linear, Rows
 from hamcl.learning.classify import Classify
-from hamcl.learning.lesson import Lesson
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.rng import generator
+from hamcl.training.lesson import Lesson
 
 
 @dataclass(frozen=True)

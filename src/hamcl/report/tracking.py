@@ -11,7 +11,7 @@ from typing import Literal, Self, get_args
 from accelerate import Accelerator
 
 from hamcl.errors import UsageError
-from hamcl.training.loop import Step
+from hamcl.training.lesson import Step
 
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 Scalar = bool | int | float | str | None

@@ -8,12 +8,12 @@ from hamcl import metrics
 from hamcl.errors import DataError
 from hamcl.learning.evaluate import answers
 from hamcl.learning.learner import Learner
-from hamcl.learning.lesson import Watch
 from hamcl.store.digest import digests
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.check import check
+from hamcl.training.lesson import Watch
 
 WORST = 20
 

@@ -22,11 +22,10 @@ from hamcl.store.sizes import Sizes, sizes
 from hamcl.streams.names import canonical
 
 if TYPE_CHECKING:
-    from hamcl.learning.lesson import Watch
     from hamcl.methods.ham import HAM, HAMReport
     from hamcl.store.work import Work
     from hamcl.streams.base import Task
-    from hamcl.training.loop import Progress
+    from hamcl.training.lesson import Progress, Watch
 
 KEEP = 10**6
 """The most earlier states that a store is asked to keep."""

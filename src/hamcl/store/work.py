@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hamcl.config import PER_TASK, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
-from hamcl.learning.lesson import Watch
 from hamcl.machine import Machine
 from hamcl.methods.ham import HAM, HAMReport
 from hamcl.nn.backbones import home, load_backbone
@@ -37,7 +36,7 @@ from hamcl.store.verify import verify
 from hamcl.streams import load_task
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.names import canonical
-from hamcl.training.loop import Progress
+from hamcl.training.lesson import Progress, Watch
 
 
 def record_of(spec: str, options: Mapping[str, Any], config: HAMConfig) -> BackboneRecord:

@@ -1,7 +1,7 @@
 """Where an unfinished training is, exact enough to go on as if it had never stopped."""
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,32 +9,7 @@ from torch import Tensor
 from hamcl import rng
 from hamcl.errors import DataError
 from hamcl.reading.batches import Batches, Example
-
-State = dict[str, Any]
-"""Tensors by name, and plain JSON under "meta"."""
-
-
-class Keeper(Protocol):
-    """Keeps the position of a training."""
-
-    def load(self) -> State | None:
-        """The position to go on from; None at the beginning."""
-
-    def due(self, *, epoch_done: bool) -> bool:
-        """Whether to save now; asked after every step but the last."""
-
-    def save(self, position: State) -> None: ...
-
-
-class Counts(Protocol):
-    """Counts steps, see `hamcl.training.loop.Log`."""
-
-    batches: int
-    steps: int
-    done: int
-
-    def state(self) -> dict[str, Any]: ...
-    def load(self, state: dict[str, Any]) -> None: ...
+from hamcl.training.lesson import Keeper, Log, State
 
 
 class Trained:
@@ -115,7 +90,7 @@ class Position:
         keeper: None keeps nothing.
     """
 
-    def __init__(self, keeper: Keeper | None, trained: Trained, log: Counts) -> None:
+    def __init__(self, keeper: Keeper | None, trained: Trained, log: Log) -> None:
         self.keeper, self.trained, self.log = keeper, trained, log
 
     def start(self, batches: Batches) -> Iterator[Example]:

@@ -1,20 +1,48 @@
 """One task while it is learned, and what is said of it afterwards."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from hamcl.errors import TrainingError
 from hamcl.ham import Adapter
 from hamcl.heads import TaskRows
 from hamcl.streams.base import Samples, Task
-from hamcl.training.loop import Progress
-from hamcl.training.position import Keeper
 
 State = dict[str, Any]
 """Tensors by name, and plain values under "meta"."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step, as told to a progress callback."""
+
+    task: str
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    samples_per_second: float
+
+
+Progress = Callable[[Step], None]
+
+
+class Keeper(Protocol):
+    """Keeps the position of a training."""
+
+    def load(self) -> State | None:
+        """The position to go on from; None at the beginning."""
+
+    def due(self, *, epoch_done: bool) -> bool:
+        """Whether to save now; asked after every step but the last."""
+
+    def save(self, position: State) -> None: ...
 
 
 @dataclass
@@ -101,3 +129,56 @@ class Lesson:
 
 Watch = Callable[[str, int, int], None]
 """Is told of every pass over samples without training: its name, the samples done, and all of them."""
+
+
+class Log:
+    """What is told of a training: of every step, and of each epoch in the end.
+
+    Attributes:
+        batches: of an epoch.
+        steps: there are to take.
+        done: steps taken.
+        total: the losses of the present epoch, added up.
+        samples: seen, repeats counted.
+        seconds: wall time.
+    """
+
+    def __init__(self, lesson: Lesson, batches: int, steps: int) -> None:
+        self.lesson, self.batches, self.steps = lesson, batches, steps
+        self.done, self.total, self.samples, self.seconds = 0, 0.0, 0, 0.0
+        self._start = time.perf_counter()
+
+    def finite(self, loss: float, rate: float) -> None:
+        """Raise TrainingError where the loss of the next step is none."""
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of task {self.lesson.task.name!r} is {loss} at batch {self.done % self.batches + 1} of "
+                f"epoch {self.done // self.batches + 1}; lower lr (now {rate}) or look for broken samples"
+            )
+
+    def step(self, loss: float, samples: int) -> None:
+        """Count a step; the last epoch may be cut short."""
+        report = self.lesson.report
+        epoch = self.done // self.batches
+        self.done, self.total, self.samples = self.done + 1, self.total + loss, self.samples + samples
+        self.seconds = time.perf_counter() - self._start
+        report.samples_per_second = self.samples / max(self.seconds, 1e-9)
+        if self.lesson.progress:
+            epochs = math.ceil(self.steps / self.batches)
+            told = (self.lesson.task.name, epoch + 1, epochs, self.done, self.steps, loss, report.samples_per_second)
+            self.lesson.progress(Step(*told))
+        if self.done % self.batches == 0 or self.done == self.steps:
+            report.losses.append(self.total / (self.done - epoch * self.batches))
+            self.total = 0.0
+
+    def state(self) -> dict[str, Any]:
+        """All of it, as plain JSON."""
+        seen = {"losses": list(self.lesson.report.losses), "seconds": self.seconds, "samples": self.samples}
+        return {"step": self.done, "total": self.total, "report": seen}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        seen = state["report"]
+        self.done, self.total, self.samples = state["step"], state["total"], seen["samples"]
+        self.lesson.report.losses = list(seen["losses"])
+        self._start -= seen["seconds"]
