@@ -11,8 +11,9 @@ SECONDS = 5.0
 
 @contextmanager
 def hub() -> Iterator[None]:
-    """Inside the block, the libraries of Hugging Face use what they have in their cache alone if the hub does not
-    answer, as with `HF_HUB_OFFLINE=1`: each of them would try five times for every file, and say so each time.
+    """Go offline inside the block, as with `HF_HUB_OFFLINE=1`, if the hub does not answer.
+
+    Each library would else try five times for every file, and say so each time.
     """
     from huggingface_hub import constants
 

@@ -10,7 +10,7 @@ BUSY = "the model is learning in this very moment; ask it when learn() has retur
 
 
 class Turns:
-    """Lets threads ask together and change alone.
+    """A readers-writer lock: threads ask together and change alone.
 
     Whoever asks while the model changes gets a sentence at once, whoever changes it waits for the answers under way.
     """

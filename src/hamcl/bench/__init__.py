@@ -1,0 +1,1 @@
+"""Benchmarks: a run, a grid of runs, the demonstration."""

@@ -124,9 +124,7 @@ def _disk(tree: Tree, sizes: Sizes, earlier: int) -> None:
 
 
 def evaluation(result: Evaluation, *, everything: bool) -> list[Table]:
-    """Accuracy by task, by class (the worst ones unless `everything`), confidence against accuracy, and the most
-    frequent confusions.
-    """
+    """The tables of an evaluation: by task, by class (the worst unless `everything`), confidence, confusions."""
     tasks = _table("task", "samples", "accuracy")
     for name, score in result.tasks.items():
         tasks.add_row(_text(name), str(score.samples), _accuracy(score))
@@ -160,8 +158,9 @@ def _reliability(found: Reliability) -> Table:
 
 
 def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:
-    """One line for each thing that is not the same; classes that differ in the same way share one, and of many tensors
-    only the first are listed.
+    """One line for each thing that is not the same.
+
+    Classes that differ in the same way share one, and of many tensors only the first are listed.
     """
     found = list(found)
     tensors = [d for d in found if d.section == "tensor"]

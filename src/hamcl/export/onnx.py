@@ -93,8 +93,9 @@ def save_onnx(folder: Path, learned: Learned) -> None:
 
 
 def _simplify(path: Path) -> None:
-    """Leave out the shapes of the weights, which each weight has itself: ONNX Runtime's quantizer transposes weights
-    without changing these, and then finds its own graph contradictory.
+    """Leave out the shapes of the weights, which each weight has itself.
+
+    ONNX Runtime's quantizer transposes weights without changing these, and then finds its own graph contradictory.
     """
     import onnx
 

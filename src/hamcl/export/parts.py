@@ -176,9 +176,9 @@ def save_inputs(path: str | Path, backbone: Backbone, augmentation: Augmentation
 
 
 def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, normalize: bool = False) -> None:
-    """Write a head in float32: `head.safetensors` (`weight`, `bias`, perhaps `projection` and `direct`) and
-    `classes.json`.
+    """Write a head in float32: `head.safetensors` and `classes.json`.
 
+    The tensors are `weight`, `bias`, and perhaps `projection` and `direct`:
     `logits = phi(features) @ weight.T + features @ direct.T + bias`, where phi is the identity, or
     relu(features @ projection) if there is a projection, and no direct is 0. `classes.json` is the list of class
     names, row by row.
@@ -256,8 +256,9 @@ def _timm_settings(preprocess: object) -> dict[str, Any]:
 
 
 def _drop_arguments(path: Path) -> None:
-    """Take arguments that stand elsewhere too out of timm's configuration: transformers, which loads timm's folders,
-    would give them twice.
+    """Take arguments that stand elsewhere too out of timm's configuration.
+
+    Transformers, which loads timm's folders, would give them twice.
     """
     config = json.loads(path.read_text(encoding="utf-8"))
     for name in ("num_classes", "in_chans"):

@@ -1,5 +1,6 @@
-"""What transformers has no class for, as code that it loads from the export itself with `trust_remote_code=True`: the
-classifier, where its own classes cannot hold the head (`AutoModelForSequenceClassification.from_pretrained`, and
+"""Remote code of an export: classes that transformers loads from it with `trust_remote_code=True`.
+
+The classifier, where its own classes cannot hold the head (`AutoModelForSequenceClassification.from_pretrained`, and
 `pipeline` likewise), and for images the pipeline, since no image processor of its own prepares them as hamcl does.
 """
 

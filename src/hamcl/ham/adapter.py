@@ -56,7 +56,7 @@ Layers = Mapping[str, Factors]
 
 @dataclass(frozen=True)
 class Adapter:
-    """All layers of one task's adapter, with the scalar importance they share (alpha_i)."""
+    """A LoRA adapter: the low-rank updates of all layers, and one importance for all of them (alpha_i)."""
 
     task: str
     layers: Layers
@@ -69,7 +69,7 @@ class Adapter:
 
 @dataclass
 class Group:
-    """A frozen merged adapter (G_j).
+    """A group: the merged adapter of several tasks, frozen (G_j).
 
     Attributes:
         layers: the merged update of every layer.

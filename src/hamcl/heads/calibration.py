@@ -1,6 +1,6 @@
-"""The temperature that makes probabilities of a head's scores (Guo et al. 2017, "On calibration of modern neural
-networks"), from scores of samples that the head had not learned.
+"""Temperature scaling (Guo et al. 2017, "On calibration of modern neural networks") of a head's scores.
 
+The temperature comes from scores of samples that the head had not learned.
 What is kept of such scores is their cross-entropy at each of a grid of temperatures, summed: a few hundred numbers,
 however many samples there were, to which the next task's are added.
 """

@@ -12,8 +12,9 @@ from hamcl.heads.stacking import information, stacking_weights
 
 
 class Stack(Calibrated):
-    """One `LDA` for each block of the features and one `Ridge` on all of them, in a weighted sum (stacked
-    generalisation, Wolpert 1992, "Stacked generalization").
+    """Stacking (Wolpert 1992, "Stacked generalization"): a weighted sum of analytic heads.
+
+    One `LDA` for each block of the features and one `Ridge` on all of them.
 
     Which depth of a network tells classes apart depends on the data: the last features of an ImageNet network know
     photographs best, earlier ones handwriting. The weights are learned, not chosen, see `stacking_weights`: from

@@ -1,0 +1,1 @@
+"""The story of one task, and what tells classes apart."""

@@ -40,7 +40,7 @@ class Prediction:
 
 
 class HeldCrossEntropy:
-    """Cross-entropy over the task's rows, and how far the features move.
+    """Cross-entropy over the task's rows plus feature distillation.
 
     The second term is `hold` times the squared distance between the features with and without the adapter in
     training, relative to the squared norm of the latter.
@@ -78,7 +78,7 @@ class HeldCrossEntropy:
 
 
 class Classify:
-    """What a learner of classes knows besides its model.
+    """Class-incremental classification: what a learner knows besides its model.
 
     Args:
         head: what answers; by default the one that the options ask for.

@@ -34,11 +34,11 @@ HELD = frozenset({"distill", "later_tasks"})
 
 
 class Learner(ABC):
-    """Learns tasks one after another and classifies among all classes seen, without a task identity.
+    """A class-incremental learner: learns tasks one after another, and classifies among all classes seen so far.
 
-    A method says what a task begins with (`begin`), what becomes of what was trained (`end`), whether a task trains
-    at all (`trains`), and what is kept (`model_state`, `load_model`); all of it about `model`. The objective says what
-    is learned.
+    No task identity is needed. A method says what a task begins with (`begin`), what becomes of what was trained
+    (`end`), whether a task trains at all (`trains`), and what is kept (`model_state`, `load_model`); all of it about
+    `model`. The objective says what is learned.
 
     Args:
         backbone: its layers are replaced by adapted ones in place, so give each learner one of its own.

@@ -1,0 +1,1 @@
+"""The methods of continual learning: HAM and its rivals."""

@@ -24,6 +24,8 @@ from hamcl.training.lesson import Lesson, State
 
 @dataclass(frozen=True)
 class EASEConfig(HAMConfig):
+    """Options of EASE."""
+
     alpha: float = option(0.1, "Weight of the features of other tasks' adapters in a class's score.")
 
     def __post_init__(self) -> None:
@@ -102,7 +104,9 @@ class Prototypes(Head):
 
 
 class EASE(Learner):
-    """Every task trains an adapter of its own from the bare backbone; at inference all of them run, one after another.
+    """EASE (arXiv 2403.12030): an adapter per task from the bare backbone, and class prototypes under all of them.
+
+    At inference all adapters run, one after another.
 
     The rows a task trains with (`head` cosine or linear) only serve the training. Differences from the paper: LoRA
     instead of bottleneck adapters, and a cosine scale that is fixed.
@@ -131,10 +135,12 @@ class EASE(Learner):
         return False
 
     def begin(self, lesson: Lesson) -> None:
+        """A new adapter on the bare backbone."""
         self.model.load_groups([], [])
         self.model.start_task()
 
     def end(self, lesson: Lesson) -> None:
+        """Keep the adapter beside the others."""
         adapter = lesson.adapter
         assert adapter is not None
         adapter.check()

@@ -45,8 +45,9 @@ class _Bare(nn.Module):
 
 
 class Frozen(Learner):
-    """A frozen backbone: nearest mean is SimpleCIL (arXiv 2303.07338), ridge is RanPAC (arXiv 2307.02251) without
-    first-session adaptation; only the linear heads train anything.
+    """A frozen backbone under a head; only rows that answer train.
+
+    With `ncm` this is SimpleCIL (arXiv 2303.07338), with `ridge` RanPAC (arXiv 2307.02251) without adaptation.
     """
 
     defaults = MappingProxyType({**BARE, "head": "ridge"})

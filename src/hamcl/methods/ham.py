@@ -47,7 +47,7 @@ class HAMReport(TaskReport):
 
 
 class HAM(Learner):
-    """Hierarchical adapter merging.
+    """Hierarchical adapter merging (arXiv 2509.13211): the LoRA adapters of tasks merge into a few groups.
 
     Example:
         >>> model = HAM.from_backbone("minilm", HAMConfig(seed=0))

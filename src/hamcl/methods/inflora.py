@@ -24,6 +24,8 @@ from hamcl.training.lesson import Lesson, State
 
 @dataclass(frozen=True)
 class InfLoRAConfig(HAMConfig):
+    """Options of InfLoRA."""
+
     energy: float = option(0.95, "Share of a task's input energy that its kept directions hold (epsilon).")
     horizon: int | None = option(
         None, "Tasks over which the share rises to 1, as the paper does, which knows their number; none: it stays."
@@ -107,7 +109,7 @@ def _real(values: Tensor, moment: Tensor) -> int:
 
 
 class InfLoRA(Learner):
-    """The sum of one adapter per task, `W0 + sum_t B_t A_t`.
+    """InfLoRA (arXiv 2404.00228): adapters in input directions that earlier tasks do not use, `W0 + sum_t B_t A_t`.
 
     Before a task, A becomes the principal directions of the task's inputs to the layer within the directions not used
     so far, divided by sqrt(3) as in the authors' code, and stays; B trains from zero (eqs. 6 to 9). After it, the
@@ -131,6 +133,7 @@ class InfLoRA(Learner):
         self.used: dict[str, Used] = {}
 
     def begin(self, lesson: Lesson) -> None:
+        """A new adapter, whose A is set to unused directions of the inputs."""
         self.model.start_task()
         self._design(lesson.samples)
 
@@ -147,6 +150,7 @@ class InfLoRA(Learner):
             layer.task_A.requires_grad_(False)
 
     def end(self, lesson: Lesson) -> None:
+        """Use the directions of the task's inputs, and add the adapter to the sum."""
         adapter = lesson.adapter
         assert adapter is not None
         adapter.check()

@@ -10,7 +10,7 @@ from hamcl.training.lesson import Given, Keeper, Progress, TaskReport
 
 
 class Joint(SeqLoRA):
-    """One LoRA adapter and one classifier trained on the union of all tasks, after the last of them."""
+    """Joint training, the upper bound: one LoRA adapter and classifier on the union of all tasks, after the last."""
 
     evaluates_every_step = False
 

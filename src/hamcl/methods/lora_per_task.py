@@ -16,7 +16,7 @@ from hamcl.training.lesson import Lesson, State
 
 
 class LoRAPerTask(Learner):
-    """Keeps every adapter, so it grows with the tasks; `config.merge` says how they become one model.
+    """A LoRA adapter per task from the bare backbone, all kept and merged anew; `config.merge` says how.
 
     "concat" is their sum (arXiv 2212.04089 with weight 1), "mean" their average, "ties" arXiv 2306.01708, "dare"
     arXiv 2311.03099. What is merged is pruned to `density`, and exact unless `merge_rank` says otherwise.
@@ -31,10 +31,12 @@ class LoRAPerTask(Learner):
         self.adapters: list[Adapter] = []
 
     def begin(self, lesson: Lesson) -> None:
+        """A new adapter on the bare backbone."""
         self.model.load_groups([], [])
         self.model.start_task()
 
     def end(self, lesson: Lesson) -> None:
+        """Keep the adapter, and merge all of them."""
         adapter = lesson.adapter
         assert adapter is not None
         adapter.check()

@@ -16,6 +16,8 @@ from hamcl.training.lesson import Lesson, State
 
 @dataclass(frozen=True)
 class RanPACConfig(HAMConfig):
+    """Options of RanPAC."""
+
     adapt: int = option(1, "Tasks the adapter learns before it settles; 0 leaves the backbone frozen.")
 
     def __post_init__(self) -> None:
@@ -24,7 +26,9 @@ class RanPACConfig(HAMConfig):
 
 
 class RanPAC(SeqLoRA):
-    """The adapter learns the first task and stays as it is (section 4.3); the head is `Ridge` (eqs. 4 to 7).
+    """RanPAC (arXiv 2307.02251): first-session adaptation, then ridge regression on a random projection.
+
+    The adapter learns the first task and stays as it is (section 4.3); the head is `Ridge` (eqs. 4 to 7).
 
     Differences from the paper: LoRA instead of its adapters, because all methods here share one; the head chooses its
     penalty as `Ridge` says; the projection is 4,096 wide by default instead of 10,000 (`projection`). With `adapt` 0
@@ -45,6 +49,7 @@ class RanPAC(SeqLoRA):
         return len(self.tasks) >= self.config.adapt
 
     def begin(self, lesson: Lesson) -> None:
+        """The adapter trains until it has settled."""
         for parameter in self.model.adapter_parameters() + self.model.importance_parameters():
             parameter.requires_grad_(not self.settled)
 
@@ -52,6 +57,7 @@ class RanPAC(SeqLoRA):
         return not self.settled or self.objective.head.trained
 
     def end(self, lesson: Lesson) -> None:
+        """The adapter stays as trained; what was seen with the one before is forgotten."""
         if not self.settled:
             self.seen.clear()
 

@@ -17,7 +17,7 @@ from hamcl.training.lesson import Lesson, State
 
 
 class SDLoRA(Learner):
-    """One adapter per task, all of them active: `W0 + sum_k alpha_k D_k`, with `D_k` normalised (eq. 4).
+    """SD-LoRA (arXiv 2501.13198): directions and magnitudes of LoRA apart, `W0 + sum_k alpha_k D_k` (eq. 4).
 
     While task t is learned, its A and B train together with `alpha_1 ... alpha_t`. A magnitude is one number for all
     layers, as in the authors' code. They divide every layer's B A by |A| |B| (Frobenius norms) and restart all
@@ -39,9 +39,11 @@ class SDLoRA(Learner):
         return adapted(self.backbone, replace(self.settings, max_groups=None))
 
     def begin(self, lesson: Lesson) -> None:
+        """A new direction beside the others, whose magnitudes train with it."""
         self.model.start_task()
 
     def end(self, lesson: Lesson) -> None:
+        """Take the adapter apart into its direction and its magnitude."""
         adapter = lesson.adapter
         assert adapter is not None
         adapter.check()

@@ -14,7 +14,7 @@ from hamcl.training.lesson import Lesson, State
 
 
 class SeqLoRA(Learner):
-    """One LoRA adapter (arXiv 2106.09685), fine-tuned in sequence."""
+    """Sequential fine-tuning of one LoRA adapter (arXiv 2106.09685), the lower bound."""
 
     defaults = MappingProxyType({**BARE, "head": "linear"})
     model: AdaptedBackbone

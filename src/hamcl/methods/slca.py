@@ -18,6 +18,8 @@ from hamcl.training.lesson import Lesson
 
 @dataclass(frozen=True)
 class SLCAConfig(HAMConfig):
+    """Options of SLCA."""
+
     align_epochs: int = option(5, "Passes over the drawn features that align the rows after a task.")
     align_samples: int = option(256, "Features drawn of each class for a pass, and features of a batch.")
     logit_norm: float = option(0.1, "Temperature of the normalised logits.")
@@ -107,7 +109,9 @@ class Aligned(Head):
 
 
 class SLCA(SeqLoRA):
-    """One adapter that goes on through all tasks at a hundredth of the rows' learning rate (section 3.2).
+    """SLCA (arXiv 2303.05118): a slow learner, and a classifier aligned on features drawn from class Gaussians.
+
+    One adapter goes on through all tasks at a hundredth of the rows' learning rate (section 3.2).
 
     After every task all rows are aligned, starting from the rows as trained, which later alignments start from again.
     Differences from the paper: LoRA, because all methods here share one, where the paper trains the whole network

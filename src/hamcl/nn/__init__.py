@@ -1,0 +1,1 @@
+"""Networks: backbones, their adapted layers, and features from several depths."""

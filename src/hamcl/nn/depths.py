@@ -29,7 +29,7 @@ class Depths(ABC):
 
 @dataclass(frozen=True)
 class MapDepths(Depths):
-    """Three stages of a timm model, or two layers where all are alike, and its own features.
+    """Multi-layer features of a timm model: three stages, or two layers where all are alike, and its own features.
 
     Attributes:
         indices: of the stages or layers in timm's `forward_intermediates`.
@@ -59,8 +59,9 @@ def inner_layers(count: int) -> tuple[int, ...]:
 
 
 def pool_map(x: Tensor, limit: int) -> Tensor:
-    """Means over the four quarters of a map, which keep where something was seen, (n, 4 * channels); over the whole
-    map, (n, channels), where that were more than `limit` numbers.
+    """Average pooling of a map over its four quarters, (n, 4 * channels), or over all of it, (n, channels).
+
+    Quarters keep where something was seen; all of it is taken where they would give more than `limit` numbers.
 
     Args:
         x: shape (n, channels, height, width).

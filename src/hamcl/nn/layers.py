@@ -120,7 +120,7 @@ def _autocasts(device: torch.device) -> bool:
 
 
 class HamLayer(nn.Module):
-    """What both kinds of layers share; `base_layer`, `lora_A` and `lora_B` come from PEFT's layer."""
+    """A LoRA layer with merged groups beside its adapter; `base_layer`, `lora_A` and `lora_B` are PEFT's."""
 
     base_layer: nn.Module
     lora_A: nn.ModuleDict
@@ -297,7 +297,7 @@ class HamLayer(nn.Module):
 
 
 class HamLinear(HamLayer, LoraLinear):
-    """An adapted `nn.Linear`."""
+    """A linear layer with groups and an adapter."""
 
     base_layer: nn.Linear
 

@@ -1,0 +1,1 @@
+"""A sample on its way into a network: transforms and batches."""

@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 
 
 class Items(Dataset[tuple[Any, int, int]]):
-    """Samples after the backbone's transform; a transform without randomness runs once per sample."""
+    """The data set of a pass: samples after the transform, which runs once per sample where it draws nothing."""
 
     def __init__(self, samples: Samples, transform: Callable[[Any], Any], keep: bool) -> None:
         self.samples, self.transform = samples, transform

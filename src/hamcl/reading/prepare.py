@@ -186,7 +186,7 @@ class ImagePreprocess(Preprocess):
 
 
 class ImageTransform:
-    """The steps on the PIL image, then a normalised tensor."""
+    """The image transform: steps on the PIL image, then a normalised tensor."""
 
     def __init__(self, steps: Sequence[Callable[[Any], Any]], mean: Sequence[float], std: Sequence[float]) -> None:
         self.steps = tuple(steps)
@@ -208,7 +208,7 @@ class ImageTransform:
 
 @dataclass(frozen=True)
 class Fit:
-    """To (size, size): whole if square, else the centre; larger images lose their margin if `crop_pct` < 1."""
+    """Resize and centre crop to (size, size); larger images lose their margin if `crop_pct` < 1."""
 
     size: int
     mode: InterpolationMode
@@ -250,7 +250,7 @@ class ToSquare:
 
 @dataclass(frozen=True)
 class Wobble:
-    """A small random rotation, shear (degrees), scaling and shift (part of the side), filled with the background."""
+    """A small random affine map: rotation and shear (degrees), scaling and shift (part of the side)."""
 
     degrees: float = 10.0
     shear: float = 8.0
@@ -321,7 +321,7 @@ class TextPreprocess(Preprocess):
 
 
 class TextTransform:
-    """One text to 1-D int64 tensors, without padding."""
+    """The text transform: one text to 1-D int64 tensors, without padding."""
 
     def __init__(self, tokenizer: Any, max_length: int, inputs: Sequence[str]) -> None:
         self.tokenizer, self.max_length, self.inputs = tokenizer, max_length, tuple(inputs)

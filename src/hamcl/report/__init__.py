@@ -1,0 +1,1 @@
+"""Records of runs: kept, compared, drawn and tracked."""

@@ -29,10 +29,11 @@ class Difference:
 
 
 def diff(mine: Folder, theirs: Folder) -> list[Difference]:
-    """Compare backbones, config, classes, tasks with their data and options, groups (by position), importances, all
-    tensors, what later tasks are grouped by, and the last evaluations.
+    """What differs between two stores; nothing where they hold the same model.
 
-    Tensors are read where their files are not the same; there are none where two stores hold the same model.
+    Compared are backbones, config, classes, tasks with their data and options, groups (by position), importances,
+    all tensors, what later tasks are grouped by, and the last evaluations. Tensors are read where their files are
+    not the same.
 
     Raises:
         DataError: a file that must be read is missing or was changed.

@@ -18,9 +18,7 @@ from hamcl.store.unfinished import UNFINISHED, Document, Identity, Meta, drop, r
 
 
 def became(learner: HAM) -> dict[str, str]:
-    """What the options of a learner that depend on the machine or on the backbone came to, and the machine's part in
-    the last bits of a sum.
-    """
+    """What the bits of a training depend on besides its options: what "auto" came to, and the machine."""
     device = learner.device
     if device.type == "cpu":
         processor = torch.backends.cpu.get_cpu_capability()

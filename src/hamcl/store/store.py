@@ -229,14 +229,16 @@ class Store:
         return self._work.evaluate(tasks, record=record, on_skip=on_skip, watch=watch)
 
     def between_precisions(self, tasks: "Sequence[Task]") -> tuple[int, int]:
-        """How many test samples of `tasks` there are, and how many have another answer in bfloat16 than in float32, in
-        which exports compute.
+        """How many test samples there are, and how many are classified otherwise in bfloat16 than in float32.
+
+        Exports compute in float32.
         """
         return self._work.between_precisions(tasks)
 
     def trained_on(self, task: "Task") -> list[str]:
-        """The names of the learned tasks whose training samples are the very test samples of `task`, or its training
-        samples where it has no others: accuracy on them says little.
+        """The names of the tasks that were learned from the very samples a task is evaluated on.
+
+        Those are its test samples, or its training samples where it has no others; accuracy on them says little.
         """
         return self._work.trained_on(task)
 

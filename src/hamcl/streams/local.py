@@ -1,6 +1,4 @@
-"""Image benchmarks that lie in a folder of their own layout, in one that all may have (parquet, class folders), or on
-the hub.
-"""
+"""Image benchmarks in a folder of their own layout, in parquet files or class folders, or on the hub."""
 
 from collections.abc import Callable
 from dataclasses import replace

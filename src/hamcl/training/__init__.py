@@ -1,0 +1,1 @@
+"""Training on one task: the loop, its exact resume, and features."""

@@ -18,8 +18,12 @@ Features = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
 
 class Loaded(NamedTuple):
-    """A network without its classifier, how to get features (n, width) out of it, how it wants its inputs, and how to
-    find its depths by a batch, or None where it does not show them.
+    """A network without its classifier, as a loader gives it.
+
+    Attributes:
+        features: the module and a batch -> features (n, width).
+        preprocess: how it wants its inputs.
+        depths: finds its depths by a batch; None where it does not show them.
     """
 
     module: nn.Module

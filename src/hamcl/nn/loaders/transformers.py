@@ -104,7 +104,9 @@ class ImageFeatures:
 
 @dataclass(frozen=True)
 class HiddenDepths(Depths):
-    """Two hidden states, after one and two thirds of the layers, pooled as the model's own features, which follow.
+    """Multi-layer features of a transformer: hidden states after one and two thirds of the layers, then its own.
+
+    All are pooled as the model's own features are.
 
     Attributes:
         own: the model's own features: `mean_tokens`, `last_token` or `ImageFeatures`.
