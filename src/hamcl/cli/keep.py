@@ -21,7 +21,8 @@ from hamcl.cli.shell import (
     Where,
     count,
     errors,
-    note,
+    present,
+    read_task,
     reopened,
     say,
     say_json,
@@ -107,7 +108,7 @@ def import_(
     """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
     with sentences(since(store)):
         from hamcl.cli.live import Live
-        from hamcl.streams import Samples, Task, load_task
+        from hamcl.streams import Samples, Task
 
         machine = machine_of(given)
         opened = reopened(store, backbone, machine)
@@ -120,15 +121,8 @@ def import_(
             names = read_names(classes or adapter / "classes.json")
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
         elif classes is None:
-            task = load_task(
-                data,
-                name=name,
-                augmentation=augmentation,
-                text_column=text_column,
-                label_column=label_column,
-                on_bad_sample=machine.on_bad_sample,
-            )
-            note(task.notes)
+            columns = present(text_column=text_column, label_column=label_column)
+            task = read_task(data, machine, name=name, augmentation=augmentation, **columns)
         else:
             raise UsageError("--data has its own class names; leave --classes out")
         text = f"took over the adapter {adapter} as task {name!r}"

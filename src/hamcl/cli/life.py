@@ -32,6 +32,7 @@ from hamcl.cli.shell import (
     prepare,
     present,
     printable,
+    read_task,
     reopened,
     say,
     say_json,
@@ -98,21 +99,13 @@ def learn(
     with sentences(since(store, GOES_ON)):
         from hamcl.cli.live import Live
         from hamcl.report.tracking import Tracking
-        from hamcl.streams import load_task
         from hamcl.streams.names import file_name
 
         machine = machine_of(given)
         opened = reopened(store, backbone, machine)
         options = present(**given)
-        task = load_task(
-            data,
-            name=name,
-            augmentation=augmentation,
-            text_column=text_column,
-            label_column=label_column,
-            on_bad_sample=machine.on_bad_sample,
-        )
-        note(task.notes)
+        columns = present(text_column=text_column, label_column=label_column)
+        task = read_task(data, machine, name=name, augmentation=augmentation, **columns)
         folder = Path(f"{store}.runs") / file_name(task.name)
         tracking = Tracking(tracker, folder, {**opened.manifest.config, **options}, fresh=restart)
 

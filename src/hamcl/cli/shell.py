@@ -19,6 +19,7 @@ from hamcl.errors import HamError, UsageError
 if TYPE_CHECKING:
     from hamcl.machine import Machine
     from hamcl.store import Store
+    from hamcl.streams.base import Task
 
 
 class Shown(Console):
@@ -215,6 +216,15 @@ def reopened(store: Path, backbone: str | None, machine: "Machine") -> "Store":
         kept = ", ".join(f"{name}={value!r}" for name, value in dropped.items())
         note([f"{store} was made with {kept}, which is no part of a model any more: give it with each command"])
     return opened
+
+
+def read_task(data: str, machine: "Machine", **options: Any) -> "Task":
+    """Read one task, with the options of `load_task`, and show what is said of its data."""
+    from hamcl.streams import load_task
+
+    task = load_task(data, on_bad_sample=machine.on_bad_sample, **options)
+    note(task.notes)
+    return task
 
 
 def prepare(machine: "Machine") -> None:

@@ -90,9 +90,8 @@ class Store:
             DataError: the folder cannot be written to.
         """
         root, config = Path(path).expanduser(), config or HAMConfig()
-        taken = f"there is a store at {root} already; learn into it, or give another path"
         if (root / MANIFEST).exists():
-            raise UsageError(taken)
+            raise _taken(root)
         # A creation that died leaves no more than these.
         leftovers = {files.OBJECTS, files.TEMPORARY, LOCK}
         if root.exists() and (not root.is_dir() or {item.name for item in root.iterdir()} - leftovers):
@@ -109,14 +108,13 @@ class Store:
         cls, root: Path, record: BackboneRecord, config: HAMConfig, *, keep: int = 3, text: str = "began"
     ) -> "Store":
         """Make a store whose backbone is known; see `create`, which loads it."""
-        taken = f"there is a store at {root} already; learn into it, or give another path"
         manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
         store = cls(root, manifest)
         with store._folder.writing("init", new=True):
             if (root / MANIFEST).exists():
-                raise UsageError(taken)
+                raise _taken(root)
             store._folder.write(manifest, "init", text)
         with files.explained(root):
             sync(root.resolve().parent)
@@ -317,6 +315,10 @@ class Store:
         """Take over what a learner of this store's backbone and config has learned since the present state."""
         with self._folder.writing(command):
             self._work.commit(learner, command, text, {})
+
+
+def _taken(root: Path) -> UsageError:
+    return UsageError(f"there is a store at {root} already; learn into it, or give another path")
 
 
 def _same(task: str | None, asked: str) -> bool:

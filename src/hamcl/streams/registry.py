@@ -1,7 +1,7 @@
 """The sources by name, and the one call that turns a specification into a stream."""
 
 from pathlib import Path
-from typing import Unpack
+from typing import TypedDict, Unpack, cast
 
 from hamcl.errors import UsageError
 from hamcl.streams import cifar100, cub200, digits, folder, hub, icd10, omniglot, parquet, text, tiny_imagenet
@@ -77,38 +77,38 @@ def load_source(
     return source
 
 
-def load_stream(
-    spec: str,
-    *,
-    data_dir: str | Path | None = None,
-    train_shards: int | None = None,
-    text_column: str | None = None,
-    label_column: str | None = None,
-    on_bad_sample: OnBadSample = "error",
-    **options: Unpack[SplitOptions],
-) -> Stream:
+class Reading(TypedDict, total=False):
+    """The options of `load_source`, for callers that pass them on."""
+
+    data_dir: str | Path | None
+    train_shards: int | None
+    text_column: str | None
+    label_column: str | None
+    on_bad_sample: OnBadSample
+
+
+class StreamOptions(Reading, SplitOptions, total=False):
+    """The options of `load_stream`."""
+
+
+def load_stream(spec: str, **options: Unpack[StreamOptions]) -> Stream:
     """Return a source cut into tasks.
 
     Args:
-        spec, data_dir, train_shards, text_column, label_column, on_bad_sample: what to read, see `load_source`.
-        options: how to cut it, see `split`: tasks, classes_per_task, task_sizes, train_per_class, test_per_class,
-            val_fraction, test_fraction, seed, class_order, class_order_file.
+        options: what to read, see `load_source` (data_dir, train_shards, text_column, label_column, on_bad_sample),
+            and how to cut it, see `split` (tasks, classes_per_task, task_sizes, train_per_class, test_per_class,
+            val_fraction, test_fraction, seed, class_order, class_order_file).
 
     Raises:
         UsageError: the specification or an option is unknown, out of range or contradicts another.
         DataError: the data is not there or cannot be used.
     """
-    reading = ("data_dir", "train_shards", "text_column", "label_column", "on_bad_sample")
-    known = [*SplitOptions.__annotations__, *reading]
+    known = [*SplitOptions.__annotations__, *Reading.__annotations__]
     for option in options:
         if option not in known:
             raise UsageError(f"load_stream has no option {option!r}; {did_you_mean(option, known)}")
-    source = load_source(
-        spec,
-        data_dir=data_dir,
-        train_shards=train_shards,
-        text_column=text_column,
-        label_column=label_column,
-        on_bad_sample=on_bad_sample,
+    reading, cutting = (
+        {name: value for name, value in options.items() if name in part.__annotations__}
+        for part in (Reading, SplitOptions)
     )
-    return split(source, **options)
+    return split(load_source(spec, **cast(Reading, reading)), **cast(SplitOptions, cutting))
