@@ -21,7 +21,7 @@ from hamcl.report.plots import plot_curve, plot_matrix
 from hamcl.report.predictions import PREDICTIONS, append_predictions, prediction_table
 from hamcl.report.provenance import peak_memory, provenance
 from hamcl.report.records import RESULT, Result, StepRecord, StreamRecord, differences
-from hamcl.streams.base import Stream
+from hamcl.streams.base import Stream, Task
 from hamcl.training.lesson import Progress
 
 MATRIX, CURVE = "matrix.png", "curve.png"
@@ -80,15 +80,8 @@ def run(
         KeyboardInterrupt: passed on once the record says "interrupted".
     """
     check_folder(out, resume=options.resume, overwrite=options.overwrite)
-    for task in stream:
-        if not len(task.test):
-            raise DataError(f"task {task.name!r} has no test samples; give the data a test split")
-        if task.modality != method.backbone.modality:
-            raise UsageError(
-                f"stream {stream.name!r} holds {task.modality} samples, but backbone {method.backbone.spec!r} reads "
-                f"{method.backbone.modality}; choose a backbone of the same kind"
-            )
-    result = Result(
+    _check_stream(stream, method)
+    asked = Result(
         method=options.method,
         stream=StreamRecord.of(stream, options.stream),
         backbone=_backbone(method, options),
@@ -98,26 +91,17 @@ def run(
         command=list(options.command),
         notes=list(stream.notes),
     )
-    out.resolve().mkdir(parents=True, exist_ok=True)  # also where a link leads that is not there yet
-    if options.resume and (out / RESULT).exists():
-        result = _resumed(out, result)
-        if result.status == "complete":
-            return result
-        _restore(out, stream, method, result)
-    else:
-        _clear(out)
-        result.write(out)
+    going = _Run(stream, method, out, options, asked, progress, on_task)
+    if not going.begin():
+        return going.result
     try:
-        _learn(stream, method, out, options, result, progress, on_task)
+        going.learn()
     except BaseException as error:
-        result.status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        result.error = None if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
-        with suppress(OSError, DataError):  # a full disk is told by the error there is
-            result.write(out)
-        _draw(out, result)
+        going.broke_off(error)
         raise
-    _draw(out, result)
-    return result
+    finally:
+        _draw(out, going.result)
+    return going.result
 
 
 def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
@@ -136,73 +120,115 @@ def check_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _learn(
-    stream: Stream,
-    method: Learner,
-    out: Path,
-    options: RunOptions,
-    result: Result,
-    progress: Progress | None,
-    on_task: Callable[[Result], None] | None,
-) -> None:
-    every_step = method.evaluates_every_step
-    rows = sum(len(task.test) * (len(stream) - j) for j, task in enumerate(stream))
-    keep_all = options.predictions == "all" or (options.predictions == "auto" and rows <= SMALL)
-    for step in range(len(result.steps), len(stream)):
+@dataclass
+class _Run:
+    """A run while it goes on: what `run` was given, and the record as far as it has come."""
+
+    stream: Stream
+    method: Learner
+    out: Path
+    options: RunOptions
+    result: Result
+    progress: Progress | None
+    on_task: Callable[[Result], None] | None
+
+    def begin(self) -> bool:
+        """Take up the run that is there, or begin a new one; whether anything is left to do."""
+        self.out.resolve().mkdir(parents=True, exist_ok=True)  # also where a link leads that is not there yet
+        if self.options.resume and (self.out / RESULT).exists():
+            self.result = _resumed(self.out, self.result)
+            if self.result.status == "complete":
+                return False
+            _restore(self.out, self.stream, self.method, self.result)
+        else:
+            _clear(self.out)
+            self.result.write(self.out)
+        return True
+
+    def learn(self) -> None:
+        """Learn what is not learned yet; whenever the process dies, the folder holds a whole run up to a task."""
+        for step in range(len(self.result.steps), len(self.stream)):
+            self.task(step)
         start = time.perf_counter()
-        report = method.learn(stream[step], progress)
+        self.method.finish(self.progress)
+        self.result.finish_seconds = time.perf_counter() - start
+        if not self.method.evaluates_every_step:
+            step, last = len(self.stream) - 1, self.result.steps[-1]
+            self.evaluated(step, last)
+            last.parameters, last.peak_memory = self.method.parameter_counts(), peak_memory()
+        self.result.status = "complete"
+        self.result.write(self.out)
+        if self.on_task and not self.method.evaluates_every_step:
+            self.on_task(self.result)
+
+    def task(self, step: int) -> None:
+        """Learn one task, evaluate, and record both."""
+        start, task = time.perf_counter(), self.stream[step]
+        report = self.method.learn(task, self.progress)
         record = StepRecord(
-            task=stream[step].name,
-            seen_classes=len({name for task in stream[: step + 1] for name in task.classes}),
+            task=task.name,
+            seen_classes=len({name for task in self.stream[: step + 1] for name in task.classes}),
             training_seconds=time.perf_counter() - start,
             evaluation_seconds=0.0,
-            parameters=method.parameter_counts(),
+            parameters=self.method.parameter_counts(),
             peak_memory=peak_memory(),
             report=reported(plain(report)),
         )
-        if every_step:
-            tables = _evaluate(stream, method, result, record, step)
-            if keep_all or step == len(stream) - 1:
-                append_predictions(out, step, tables)
-            save_state(out, step + 1, method.state_dict())
-        result.steps.append(record)
-        result.status, result.error = "partial", None
-        result.write(out)
-        drop_states(out, keep=step + 1)
-        if on_task:
-            on_task(result)
+        if self.method.evaluates_every_step:
+            self.evaluated(step, record)
+        self.result.steps.append(record)
+        self.result.status, self.result.error = "partial", None
+        self.result.write(self.out)
+        drop_states(self.out, keep=step + 1)
+        if self.on_task:
+            self.on_task(self.result)
 
-    start = time.perf_counter()
-    method.finish(progress)
-    result.finish_seconds = time.perf_counter() - start
-    if not every_step:
-        step, last = len(stream) - 1, result.steps[-1]
-        append_predictions(out, step, _evaluate(stream, method, result, last, step))
-        last.parameters = method.parameter_counts()
-        last.peak_memory = peak_memory()
-        save_state(out, len(stream), method.state_dict())
-    result.status = "complete"
-    result.write(out)
-    if on_task and not every_step:
-        on_task(result)
+    def evaluated(self, step: int, record: StepRecord) -> None:
+        """Evaluate on all tasks up to this one; predictions and state are kept before the record tells of them."""
+        start = time.perf_counter()
+        tables = [self.scored(step, j, task) for j, task in enumerate(self.stream[: step + 1])]
+        record.evaluation_seconds = time.perf_counter() - start
+        if step == len(self.stream) - 1 or self.keeps_all:
+            append_predictions(self.out, step, tables)
+        save_state(self.out, step + 1, self.method.state_dict())
 
-
-def _evaluate(stream: Stream, method: Learner, result: Result, record: StepRecord, step: int) -> list[pa.Table]:
-    """Fill row `step` of the accuracy matrices and return the predictions."""
-    start = time.perf_counter()
-    tables = []
-    for j, task in enumerate(stream[: step + 1]):
+    def scored(self, step: int, j: int, task: Task) -> pa.Table:
+        """Fill one entry of the accuracy matrices and return the predictions it is made of."""
         try:
-            found = answers(method, task)
+            found = answers(self.method, task)
         except NotFinite as error:
             raise TrainingError(
-                f"the scores of task {task.name!r} are not finite after learning {record.task!r}"
+                f"the scores of task {task.name!r} are not finite after learning {self.stream[step].name!r}"
             ) from error
-        result.accuracy[step, j] = found.accuracy
-        result.task_accuracy[step, j] = metrics.task_accuracy(found.logits, found.labels, found.columns)
-        tables.append(prediction_table(step, j, found.logits, found.truth, method.classes))
-    record.evaluation_seconds += time.perf_counter() - start
-    return tables
+        self.result.accuracy[step, j] = found.accuracy
+        self.result.task_accuracy[step, j] = metrics.task_accuracy(found.logits, found.labels, found.columns)
+        return prediction_table(step, j, found.logits, found.truth, self.method.classes)
+
+    @property
+    def keeps_all(self) -> bool:
+        """Whether the predictions of every step are kept, and not of the last one alone."""
+        rows = sum(len(task.test) * (len(self.stream) - j) for j, task in enumerate(self.stream))
+        return self.options.predictions == "all" or (self.options.predictions == "auto" and rows <= SMALL)
+
+    def broke_off(self, error: BaseException) -> None:
+        """Say in the record why the run ended."""
+        stopped = isinstance(error, KeyboardInterrupt)
+        self.result.status = "interrupted" if stopped else "failed"
+        self.result.error = None if stopped else str(error) or type(error).__name__
+        with suppress(OSError, DataError):  # a full disk is told by the error there is
+            self.result.write(self.out)
+
+
+def _check_stream(stream: Stream, method: Learner) -> None:
+    """Refuse a stream that cannot be evaluated or that the backbone cannot read."""
+    for task in stream:
+        if not len(task.test):
+            raise DataError(f"task {task.name!r} has no test samples; give the data a test split")
+        if task.modality != method.backbone.modality:
+            raise UsageError(
+                f"stream {stream.name!r} holds {task.modality} samples, but backbone {method.backbone.spec!r} reads "
+                f"{method.backbone.modality}; choose a backbone of the same kind"
+            )
 
 
 def _draw(out: Path, result: Result) -> None:
