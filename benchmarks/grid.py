@@ -14,11 +14,11 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
 from hamcl.bench.grid import Cell, read_grid, run_grid, shard
 from hamcl.errors import HamError, UsageError
+from hamcl.machine import Machine
 from hamcl.report.records import Result
 
 
@@ -30,9 +30,10 @@ def main() -> int:
     parser.add_argument("--shard", default="1/1", help="i/n: every n-th cell from the i-th on")
     parser.add_argument("--only", default="", help="cells whose name holds this")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="auto", help="auto, fp32 or bf16")
     parser.add_argument("--list", action="store_true", help="print the commands of the cells and stop")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     logging.disable_progress_bar()
     start, failed = time.perf_counter(), 0
 
@@ -51,7 +52,8 @@ def main() -> int:
         if args.list:
             print("\n".join(" ".join([*cell.command(), "--out", str(args.out / cell.name)]) for cell in cells))
             return 0
-        run_grid(cells, args.out, data=args.data and Path(args.data), on_cell=tell)
+        machine = Machine(args.device, args.precision, threads=args.threads)
+        run_grid(cells, args.out, data=args.data and Path(args.data), machine=machine, on_cell=tell)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

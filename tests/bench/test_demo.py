@@ -8,6 +8,7 @@ import pytest
 from hamcl.bench import demo as module
 from hamcl.bench.demo import JOINT, Part, Sizes, demo
 from hamcl.errors import UsageError
+from hamcl.machine import Machine
 from hamcl.nn.backbones import load_backbone
 from hamcl.report.records import Result
 
@@ -17,7 +18,7 @@ TINY = Sizes(
         "timm/test_efficientnet",
         {"tasks": 2, "train_per_class": 4, "test_per_class": 2},
         {"image_size": 32},
-        {"epochs": 1, "device": "cpu", "projection": 32},
+        {"epochs": 1, "projection": 32},
         {"joint": 2.0},
     ),
     icd10=Part(
@@ -25,7 +26,7 @@ TINY = Sizes(
         "minilm",
         {"tasks": 2, "classes_per_task": 2, "train_per_class": 4, "test_per_class": 2},
         {"max_length": 8},
-        {"epochs": 1, "device": "cpu", "projection": 32},
+        {"epochs": 1, "projection": 32},
     ),
     methods={"ham": {}, "joint": {**JOINT, "epochs": 1}},
 )
@@ -34,7 +35,7 @@ TINY = Sizes(
 @pytest.fixture
 def demonstration(monkeypatch):
     monkeypatch.setattr(module, "load_backbone", partial(load_backbone, pretrained=False))
-    return partial(demo, sizes=TINY)
+    return partial(demo, sizes=TINY, machine=Machine("cpu"))
 
 
 def test_the_demonstration_leaves_runs_plots_and_models(tmp_path, demonstration):

@@ -74,7 +74,7 @@ def test_options_that_an_earlier_version_did_not_know_tell_runs_apart(done):
 
 def test_an_option_that_came_later_and_has_no_effect_parts_no_seeds(done):
     old, new = done("a"), done("b", seed=1)
-    del old.config["memory_per_class"]
+    del old.config["shrinkage"]
     (setting,) = compare([old, new])
     assert [(row.label, len(row.runs)) for row in setting.rows] == [("ham", 2)]
 

@@ -123,3 +123,19 @@ def test_tables_come_back_from_their_columns():
     assert columns == {"a": [1, None], "b": {"c": [[1], []]}}
     assert layout.rows(columns, 2) == [{"a": 1, "b": {"c": [1]}}, {"a": None, "b": {"c": []}}]
     assert layout.rows({}, 0) == [] == layout.rows(layout.columns([]), 0)
+
+
+def test_options_of_earlier_versions_are_read_under_the_names_of_today(tmp_path):
+    harmless = {"similarity": "weight", "memory_per_class": 0, "clip_norm": 1.0, "device": "cpu", "compile": False}
+    parts = {"distill_growth": True, "settle": True, "shorten": "auto"}
+    values = {**former(), "config": {"seed": 3, "lr": 0.5, **harmless, **parts}}
+    (tmp_path / "result.json").write_text(json.dumps(values))
+    result = Result.read(tmp_path)
+    assert result.config == {"seed": 3, "lr": 0.5, "later_tasks": "hold"}
+    assert result.options["lr"] == 0.5 and result.options["views"] == 1, "what came later had no effect"
+    for changes, name in (({"memory_per_class": 1}, "memory_per_class=1"), ({"settle": False}, "settle=False")):
+        values["config"] = {"seed": 3, **harmless, **parts, **changes}
+        (tmp_path / "result.json").write_text(json.dumps(values))
+        with pytest.raises(DataError, match=name) as refused:
+            Result.read(tmp_path)
+        assert "\n" not in str(refused.value) and "0.1.0" in str(refused.value)

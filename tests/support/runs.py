@@ -5,54 +5,63 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hamcl.config import HAMConfig
-from hamcl.learning.learner import Learner
+from hamcl import metrics
+from hamcl.config import HAMConfig, resolve
+from hamcl.machine import Machine
 from hamcl.rng import generator
 from hamcl.streams.base import Samples, Stream, Task
 from hamcl.training.lesson import TaskReport
 
 
-class Centres(Learner):
+class Centres:
     """Nearest mean of numbers; every task shifts the older means at random, so that it forgets.
+
+    It has what the runner asks of a learner, and nothing else.
 
     Attributes:
         fail_at: task index at which `learn` raises `error`.
     """
 
+    evaluates_every_step = True
+
     def __init__(self, config=None, *, fail_at=None, error=KeyboardInterrupt):
         preprocess = SimpleNamespace(describe=lambda: {"kind": "numbers"})
-        backbone = SimpleNamespace(
-            spec="numbers", fingerprint="abc", preprocess=preprocess, modality="text", read_depths=lambda: False
-        )
-        super().__init__(backbone, config or HAMConfig())
-        self.centres = torch.zeros(0)
+        self.backbone = SimpleNamespace(spec="numbers", fingerprint="abc", preprocess=preprocess, modality="text")
+        self.config, self.machine, self.device = config or HAMConfig(), Machine("cpu"), torch.device("cpu")
+        self.settings = resolve(self.config, "text", 1 if self.config.depths_to_read == "last" else 2)
+        self.classes, self.task_names, self.centres = (), [], torch.zeros(0)
         self.fail_at, self.error = fail_at, error
         self.learned = []
 
     def learn(self, task, progress=None):
-        index = len(self.tasks)
+        index = len(self.task_names)
         if index == self.fail_at:
             raise self.error
-        classes, columns = self._columns(task)
+        classes = tuple(dict.fromkeys([*self.classes, *task.classes]))
+        columns = metrics.columns(task.classes, classes)
         drift = 0.6 * torch.randn(len(self.centres), generator=generator(self.config.seed, index, "drift"))
         centres = torch.cat([self.centres + drift, torch.zeros(len(classes) - len(self.classes))])
         for y, column in enumerate(columns):
             own = [float(x) for x, label in zip(task.train.inputs, task.train.labels, strict=True) if label == y]
             centres[column] = sum(own) / len(own)
         self.centres, self.classes = centres, classes
-        self.tasks.append(columns)
+        self.task_names.append(task.name)
         self.learned.append(task.name)
         return TaskReport(task.name, list(task.classes), losses=[float("nan"), 0.5])
+
+    def finish(self, progress=None):
+        pass
 
     def logits(self, samples):
         return -((torch.tensor([float(x) for x in samples.inputs])[:, None] - self.centres) ** 2)
 
     def state_dict(self):
-        return {"centres": self.centres, "again": self.centres, "meta": self._meta()}
+        meta = {"classes": list(self.classes), "task_names": list(self.task_names)}
+        return {"centres": self.centres, "again": self.centres, "meta": meta}
 
     def load_state_dict(self, state):
         self.centres = state["centres"]
-        self._load_meta(state["meta"])
+        self.classes, self.task_names = tuple(state["meta"]["classes"]), list(state["meta"]["task_names"])
 
     def parameter_counts(self):
         return {"trainable": 1, "stored": len(self.centres)}

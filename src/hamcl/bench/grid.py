@@ -9,6 +9,7 @@ from typing import Any
 from hamcl.bench.run import RunOptions, run
 from hamcl.config import HAMConfig, read_options
 from hamcl.errors import HamError, UsageError
+from hamcl.machine import Machine
 from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
 from hamcl.plain import plain
@@ -132,6 +133,7 @@ def run_grid(
     out: Path,
     *,
     data: Path | None = None,
+    machine: Machine | None = None,
     on_cell: Callable[[Cell, Result | HamError], None] | None = None,
 ) -> list[Result]:
     """Run what is not finished yet; a cell that fails is told of, and the others go on.
@@ -139,6 +141,7 @@ def run_grid(
     Args:
         out: each cell leaves its record in a folder of its name below.
         data: what the `data_dir` of a stream is relative to.
+        machine: what computes.
         on_cell: told of each cell's record or of why it failed.
 
     Returns:
@@ -148,14 +151,15 @@ def run_grid(
         UsageError: a finished cell was made with other options; or an option is wrong.
     """
     done: list[Result] = []
+    machine = machine or Machine()
     loaded: tuple[dict[str, Any], Stream] | None = None
     for cell in cells:
         try:
             result = _finished(out / cell.name, cell)
             if result is None:
                 if loaded is None or loaded[0] != cell.stream:
-                    loaded = cell.stream, load_data(cell, data)
-                result = _run(cell, loaded[1], out / cell.name)
+                    loaded = cell.stream, load_data(cell, data, machine)
+                result = _run(cell, loaded[1], out / cell.name, machine)
             done.append(result)
             told: Result | HamError = result
         except UsageError:
@@ -167,11 +171,12 @@ def run_grid(
     return done
 
 
-def load_data(cell: Cell, data: Path | None) -> Stream:
+def load_data(cell: Cell, data: Path | None, machine: Machine | None = None) -> Stream:
     """The stream of a cell.
 
     Args:
         data: what its `data_dir` is relative to.
+        machine: says what to do with a bad sample.
 
     Raises:
         UsageError: it has a `data_dir`, and `data` is None; or an option is wrong.
@@ -182,10 +187,11 @@ def load_data(cell: Cell, data: Path | None) -> Stream:
         if data is None:
             raise UsageError(f"the stream of {cell.name} has the data_dir {cut['data_dir']!r}; say where all data is")
         cut["data_dir"] = data / cut["data_dir"]
-    return load_stream(cell.spec, **cut, seed=cell.config.seed)
+    bad = (machine or Machine()).on_bad_sample
+    return load_stream(cell.spec, **cut, seed=cell.config.seed, on_bad_sample=bad)
 
 
-def _run(cell: Cell, stream: Stream, folder: Path) -> Result:
+def _run(cell: Cell, stream: Stream, folder: Path, machine: Machine) -> Result:
     options = RunOptions(
         method=cell.method,
         stream=cell.stream,
@@ -195,7 +201,7 @@ def _run(cell: Cell, stream: Stream, folder: Path) -> Result:
         predictions="last",
     )
     backbone = load_backbone(cell.backbone, depths=cell.config.depths_to_read, **cell.read)
-    method = load_method(cell.method)(backbone, cell.config)
+    method = load_method(cell.method)(backbone, cell.config, machine)
     return run(stream, method, folder, options=options)
 
 
@@ -206,12 +212,10 @@ def _finished(folder: Path, cell: Cell) -> Result | None:
     found = Result.read(folder)
     if found.status != "complete":
         return None
-    asked = plain(cell.config.to_dict())
-    both = asked.keys() & found.config.keys()  # an option that came later had no effect then
-    changed = differences(
-        {"config": {name: found.config[name] for name in both}, "stream": found.stream.options},
-        {"config": {name: asked[name] for name in both}, "stream": plain(cell.stream)},
-    ) + differences([found.method, found.backbone["options"]], [cell.method, plain(cell.read)], "method or backbone")
+    made = [found.options, found.stream.options, found.method, found.backbone["options"]]
+    asked = [plain(part) for part in (cell.config.to_dict(), cell.stream, cell.method, cell.read)]
+    parts = ("config", "stream", "method", "backbone")
+    changed = differences(dict(zip(parts, made, strict=True)), dict(zip(parts, asked, strict=True)))
     if changed:
         raise UsageError(f"{folder} is finished, but {'; '.join(changed[:3])}; take another folder or delete it")
     return found

@@ -3,16 +3,15 @@
 import inspect
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
 
-from hamcl.config import BARE, PRESETS, HAMConfig
+from hamcl.config import PRESETS
 from hamcl.errors import UsageError
-from hamcl.methods.registry import load_method
 from hamcl.report.plots import plot_comparison
 from hamcl.report.records import RESULT, Result
 from hamcl.streams.split import split
@@ -141,7 +140,7 @@ def spread(values: Sequence[float]) -> str:
 def _rows(group: Sequence[Result]) -> list[Row]:
     rows: dict[str, Row] = {}
     for run in group:
-        row = rows.setdefault(_key(run.method, _options(run)), Row(run.method))
+        row = rows.setdefault(_key(run.method, _seedless(run.options)), Row(run.method))
         draws = [(other.seed, other.stream.options.get("seed")) for other in row.runs]
         if (run.seed, run.stream.options.get("seed")) in draws:
             raise UsageError(f"there are two runs of {run.method!r} with seed {run.seed}; leave one of them out")
@@ -175,23 +174,13 @@ def _distinct(names: Sequence[str], options: Sequence[dict[str, Any]]) -> list[s
 
 def _told(run: Result) -> dict[str, Any]:
     """The options of a run, those of a preset by its name."""
-    options = _options(run)
+    options = _seedless(run.options)
     if not run.command:  # a run from Python does not tell what its settings were made of
         return options
     line = [part for word in run.command for part in word.split("=", 1)]
     preset = line[line.index("--preset") + 1] if "--preset" in line else "default"
     unchanged = {name for name, value in PRESETS.get(preset, {}).items() if options.get(name) == value}
     return {"preset": preset, **{name: value for name, value in options.items() if name not in unchanged}}
-
-
-def _options(run: Result) -> dict[str, Any]:
-    """The options of a run but its seed; those that came after it stand as what they were without effect."""
-    try:
-        kind = load_method(run.method).config_type
-    except UsageError:  # a method that is not installed here
-        kind = HAMConfig
-    later = {option.name: BARE.get(option.name, option.default) for option in fields(kind)}
-    return _seedless({**later, **run.config})
 
 
 def _seedless(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """The record of one run: what was asked, what came out, and everything needed to ask again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from hamcl import metrics
-from hamcl.config import MACHINE, current
+from hamcl.config import BARE, MACHINE, HAMConfig, current
 from hamcl.errors import DataError, UsageError
 from hamcl.files import new_file
+from hamcl.methods.registry import load_method
 from hamcl.metrics import Floats
 from hamcl.plain import plain, read_json
 from hamcl.report import layout
@@ -118,6 +119,15 @@ class Result:
         return int(self.config["seed"])
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the method, those that came after the record as they were without effect."""
+        try:
+            kind = load_method(self.method).config_type
+        except UsageError:  # a method that is not installed here
+            kind = HAMConfig
+        return {option.name: BARE.get(option.name, option.default) for option in fields(kind)} | self.config
+
+    @property
     def test_counts(self) -> list[int]:
         return [task.test for task in self.stream.tasks]
 
@@ -169,7 +179,7 @@ class Result:
         """What must be equal for a run to be continued."""
         return {
             "method": self.method,
-            "config": self.config,
+            "config": self.options,
             "stream": self.stream,
             "backbone": self.backbone,
             "versions": {key: self.provenance[key] for key in ("hamcl", "python", "packages")},
