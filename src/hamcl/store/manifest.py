@@ -238,7 +238,8 @@ class Manifest:
     Attributes:
         format: version of the layout of the store, `FORMAT` in what is written.
         config: all options of `HAMConfig`, as they were asked for.
-        resolved: the same, with every "auto" settled, as the last task learned them; empty where none was.
+        resolved: the same, with every "auto" settled; empty in a store of an earlier version that has learned nothing
+            since.
         keep: how many earlier states are kept for `undo`.
         state: the present one.
         earlier: oldest first.

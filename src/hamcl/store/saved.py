@@ -8,7 +8,6 @@ from hamcl.errors import DataError, UsageError
 from hamcl.files import sync
 from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
-from hamcl.store.manifest import BackboneOptions, BackboneRecord
 from hamcl.store.store import Store
 
 
@@ -21,23 +20,13 @@ def save(learner: HAM, path: Path) -> None:
     """
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"there is something at {path} already; save to a new folder")
-    backbone = learner.backbone
-    if backbone.options is None:
-        raise UsageError(
-            f"backbone {backbone.spec!r} was not made by load_backbone, which would have to find it again; export() "
-            "writes the model with its weights"
-        )
-    spec = str(Path(backbone.spec).resolve()) if (Path(backbone.spec) / "config.json").is_file() else backbone.spec
-    layers = tuple(learner.model.layers)
-    options = BackboneOptions(**backbone.options)
-    record = BackboneRecord(spec, options, backbone.fingerprint, backbone.modality, backbone.width, layers)
     place = path.resolve()
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place, and under its name once it is whole.
         fresh = place.with_name(f".{place.name}.{uuid.uuid4().hex[:12]}.new")
         try:
-            store = Store.begin(fresh, record, learner.config, text="began with a learner made elsewhere")
+            store = Store.begin(fresh, learner, text="began with a learner made elsewhere")
             if learner.tasks:
                 store.keep(learner, "save", f"saved {len(learner.tasks)} tasks")
             fresh.rename(place)

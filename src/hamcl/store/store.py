@@ -16,7 +16,7 @@ from hamcl.store.document import FORMAT
 from hamcl.store.files import MANIFEST
 from hamcl.store.folder import Folder, read_manifest
 from hamcl.store.lock import LOCK, now
-from hamcl.store.manifest import BackboneRecord, Evaluation, Manifest
+from hamcl.store.manifest import Evaluation, Manifest
 from hamcl.store.records import check_object
 from hamcl.store.sizes import Sizes, sizes
 from hamcl.streams.names import canonical
@@ -98,17 +98,18 @@ class Store:
             raise UsageError(f"{root} holds something else; give a path where there is nothing yet")
         if not 0 <= keep <= KEEP:
             raise UsageError(f"option 'keep' must lie between 0 and {KEEP}, got {keep}")
-        from hamcl.store.work import record_of
+        from hamcl.store.work import beginner
 
-        record = record_of(backbone, backbone_options or {}, config)
-        return cls.begin(root, record, config, keep=keep, text=f"began with backbone {record.spec}")
+        learner = beginner(backbone, backbone_options or {}, config)
+        return cls.begin(root, learner, keep=keep, text=f"began with backbone {learner.backbone.location}")
 
     @classmethod
-    def begin(
-        cls, root: Path, record: BackboneRecord, config: HAMConfig, *, keep: int = 3, text: str = "began"
-    ) -> "Store":
-        """Make a store whose backbone is known; see `create`, which loads it."""
-        manifest = Manifest(FORMAT, now(), record, config.to_dict(), keep)
+    def begin(cls, root: Path, learner: "HAM", *, keep: int = 3, text: str = "began") -> "Store":
+        """Make a store for what a learner will learn; see `create`, which loads one."""
+        from hamcl.store.work import facts_of
+
+        record, resolved = facts_of(learner)
+        manifest = Manifest(FORMAT, now(), record, learner.config.to_dict(), keep, resolved)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
         store = cls(root, manifest)

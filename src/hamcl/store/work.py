@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from hamcl.config import PER_TASK, HAMConfig
+from hamcl.config import PER_TASK, HAMConfig, resolve
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.machine import Machine
 from hamcl.methods.ham import HAM, HAMReport
@@ -39,21 +39,36 @@ from hamcl.streams.names import canonical
 from hamcl.training.lesson import Progress, Watch
 
 
-def record_of(spec: str, options: Mapping[str, Any], config: HAMConfig) -> BackboneRecord:
-    """Load a backbone and tell what a store keeps of it: a local folder as an absolute path, and the adapted layers.
+def beginner(spec: str, options: Mapping[str, Any], config: HAMConfig) -> HAM:
+    """A learner that knows nothing yet, on a backbone that can be loaded again.
 
     Raises:
         UsageError: an option or the backbone cannot be used.
     """
-    spec = home(spec)
     try:
         known = BackboneOptions(**options)
     except ValidationError as error:
         raise UsageError(f"the options of the backbone cannot be used: {sentence(error)}") from error
-    spec = str(Path(spec).resolve()) if (Path(spec) / "config.json").is_file() else spec
-    loaded = load_backbone(spec, depths=config.depths_to_read, **asdict(known))
-    layers = tuple(HAM(loaded, config).model.layers)
-    return BackboneRecord(spec, known, loaded.fingerprint, loaded.modality, loaded.width, layers)
+    return HAM(load_backbone(home(spec), depths=config.depths_to_read, **asdict(known)), config)
+
+
+def facts_of(learner: HAM) -> tuple[BackboneRecord, dict[str, Any]]:
+    """What a store keeps of a learner's backbone (a local folder as an absolute path), and the resolved options.
+
+    Raises:
+        UsageError: the backbone could not be loaded again.
+    """
+    backbone = learner.backbone
+    if backbone.options is None:
+        raise UsageError(
+            f"backbone {backbone.spec!r} was not made by load_backbone, which would have to find it again; export() "
+            "writes the model with its weights"
+        )
+    options, layers = BackboneOptions(**backbone.options), tuple(learner.model.layers)
+    record = BackboneRecord(
+        backbone.location, options, backbone.fingerprint, backbone.modality, backbone.width, layers
+    )
+    return record, learner.settings.to_dict()
 
 
 class Work:
@@ -252,7 +267,8 @@ class Work:
         earlier = self.folder.remember(before)
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
-        resolved = {**learner.settings.to_dict(), "targets": None}  # which layers: `manifest.backbone.layers`
+        # Those of the store: a task may have had options of its own.
+        resolved = resolve(manifest.options, learner.backbone.modality, len(learner.backbone.blocks)).to_dict()
         self.folder.write(replace(manifest, resolved=resolved, state=state, earlier=kept), command, text)
         self.folder.tidy()
 
