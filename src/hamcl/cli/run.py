@@ -25,13 +25,13 @@ from hamcl.cli.shell import (
     sentences,
     shown,
 )
+from hamcl.methods.registry import METHODS
 
 if TYPE_CHECKING:
     from hamcl.machine import Machine
     from hamcl.report.records import Result
     from hamcl.training.lesson import Step
 
-METHODS = "ham, seq-lora, joint, frozen, ranpac, lora-per-task, sd-lora, inflora, ease or slca."
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
 
@@ -45,7 +45,7 @@ def run(
     stream: Annotated[str, _stream("NAME or NAME:WHERE, for example icd10 or folder:PATH.")],
     backbone: Annotated[str, _stream(BACKBONES)],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
-    method: Annotated[str, _stream(METHODS)] = "ham",
+    method: Annotated[str, _stream(f"{', '.join(METHODS)}.")] = "ham",
     tasks: Annotated[int | None, _stream("Number of tasks.")] = None,
     classes_per_task: Annotated[int | None, _stream("Classes of each task.")] = None,
     task_sizes: Annotated[Any, _stream("Classes of each task.", parser=integers, metavar="int,int,...")] = None,

@@ -2,9 +2,12 @@
 
 import difflib
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from hamcl.errors import UsageError
-from hamcl.learning.learner import Learner
+
+if TYPE_CHECKING:
+    from hamcl.learning.learner import Learner
 
 METHODS = {
     "ham": "hamcl.methods.ham:HAM",
@@ -20,7 +23,7 @@ METHODS = {
 }
 
 
-def load_method(name: str) -> type[Learner]:
+def load_method(name: str) -> "type[Learner]":
     """The class of a method.
 
     Raises:
