@@ -18,8 +18,8 @@ def reference() -> str:
         "## Options of the model\n\n"
         "They are chosen once, when a model is made; those of one task may differ from task to task (`ham learn "
         "--help`\nlists them). A method refuses an option that does nothing in it. The column *paper* holds what "
-        "`--preset paper`\nchanges. Figures are average accuracies in %, from [ablations](ablations.md) or, of earlier\n"
-        "defaults, from its earlier versions.\n\n"
+        "`--preset paper`\nchanges. Figures are average accuracies in %, from [ablations](ablations.md) or, of "
+        "earlier\ndefaults, from its earlier versions.\n\n"
         + "\n".join(_rows(HAMConfig, "paper", PAPER))
         + "\n\n## Options of the machine\n\n"
         "They belong to no model: neither a store nor a record is told apart by them. Every command that computes\n"
