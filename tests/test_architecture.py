@@ -1,6 +1,7 @@
 """The import rules of the package, read from its source."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -90,6 +91,12 @@ def room_of(name: str) -> str:
 def test_every_module_is_in_a_room():
     known = {room for line in ROOMS for room in line}
     assert {room_of(name) for name in MODULES} - {""} == known
+
+
+def test_contributing_lists_the_rooms_in_this_order():
+    page = (SOURCE.parent / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## The rooms")[2]
+    listed = re.findall(r"^\| `(\w+)` \|", page.partition("\n## ")[0], re.MULTILINE)
+    assert listed == [line[0] for line in ROOMS if len(line) == 1]
 
 
 def test_imports_go_down():
