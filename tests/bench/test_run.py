@@ -214,6 +214,14 @@ def test_resume_refuses_another_experiment_and_says_why(tmp_path, stream, method
         run(stream, method(), tmp_path, options=RESUME)
 
 
+def test_resume_takes_defaults_for_what_they_are_and_data_from_wherever_it_lies(tmp_path, stream, method):
+    with pytest.raises(KeyboardInterrupt):
+        given = {"spec": "numbers", "tasks": 4, "data_dir": "/there/numbers"}
+        run(stream, method(fail_at=2), tmp_path, options=replace(OPTIONS, stream=given))
+    spelled = {**given, "data_dir": "numbers", "val_fraction": 0.0, "class_order": "random"}
+    assert run(stream, method(), tmp_path, options=replace(RESUME, stream=spelled)).status == "complete"
+
+
 def test_resume_in_an_empty_folder_starts(tmp_path, stream, method):
     assert run(stream, method(), tmp_path / "new", options=RESUME).status == "complete"
 

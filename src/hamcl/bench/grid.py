@@ -13,7 +13,7 @@ from hamcl.machine import Machine
 from hamcl.methods.registry import load_method
 from hamcl.nn.backbones import load_backbone
 from hamcl.plain import plain
-from hamcl.report.records import RESULT, Result, differences
+from hamcl.report.records import RESULT, Result, StreamRecord, differences
 from hamcl.streams import Stream, load_stream
 from hamcl.streams.split import SplitOptions
 
@@ -212,8 +212,9 @@ def _finished(folder: Path, cell: Cell) -> Result | None:
     found = Result.read(folder)
     if found.status != "complete":
         return None
-    made = [found.options, found.stream.options, found.method, found.backbone["options"]]
-    asked = [plain(part) for part in (cell.config.to_dict(), cell.stream, cell.method, cell.read)]
+    cut = StreamRecord(cell.spec, plain(cell.stream), []).cut
+    made = [found.options, found.stream.cut, found.method, found.backbone["options"]]
+    asked = [plain(part) for part in (cell.config.to_dict(), cut, cell.method, cell.read)]
     parts = ("config", "stream", "method", "backbone")
     changed = differences(dict(zip(parts, made, strict=True)), dict(zip(parts, asked, strict=True)))
     if changed:

@@ -1,6 +1,5 @@
 """Several runs side by side: mean and standard deviation over seeds, as tables and as curves."""
 
-import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,6 @@ from hamcl.config import PRESETS
 from hamcl.errors import UsageError
 from hamcl.report.plots import plot_comparison
 from hamcl.report.records import RESULT, Result
-from hamcl.streams.split import split
 
 COLUMNS = ("method", "runs", "average accuracy", "over samples", "over steps", "forgetting", "seconds", "stored")
 LEGEND = (
@@ -104,11 +102,11 @@ def compare(runs: Sequence[Result]) -> list[Setting]:
     """
     settings: dict[str, list[Result]] = {}
     for run in runs:
-        key = _key(run.stream.name, _cut(run), run.backbone)
+        key = _key(run.stream.name, _seedless(run.stream.cut), run.backbone)
         settings.setdefault(key, []).append(run)
     titles = _distinct(
         [_title(group[0]) for group in settings.values()],
-        [{**_cut(group[0]), **group[0].backbone["options"]} for group in settings.values()],
+        [{**_seedless(group[0].stream.cut), **group[0].backbone["options"]} for group in settings.values()],
     )
     return [Setting(title, _rows(group)) for title, group in zip(titles, settings.values(), strict=True)]
 
@@ -185,15 +183,6 @@ def _told(run: Result) -> dict[str, Any]:
 
 def _seedless(options: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "seed"}
-
-
-def _cut(run: Result) -> dict[str, Any]:
-    """How the stream was cut, its defaults spelled out or not, wherever its data lay."""
-    defaults = {name: option.default for name, option in inspect.signature(split).parameters.items()}
-    options = _seedless(run.stream.options)
-    if options.get("data_dir"):
-        options["data_dir"] = Path(options["data_dir"]).name
-    return {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
 
 
 def _key(*parts: Any) -> str:

@@ -1,5 +1,6 @@
 """The record of one run: what was asked, what came out, and everything needed to ask again."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from hamcl.metrics import Floats
 from hamcl.plain import plain, read_json
 from hamcl.report import layout
 from hamcl.streams.base import Stream
+from hamcl.streams.split import split
 
 RESULT = "result.json"
 MEMORY = {"host": None, "device": None}  # where it cannot be known
@@ -47,6 +49,15 @@ class StreamRecord:
     def of(cls, stream: Stream, options: dict[str, Any]) -> "StreamRecord":
         tasks = [StreamTask(t.name, list(t.classes), len(t.train), len(t.val), len(t.test)) for t in stream]
         return cls(stream.name, plain(options), tasks)
+
+    @property
+    def cut(self) -> dict[str, Any]:
+        """How it was cut, the same whether defaults are spelled out or not and wherever its data lay."""
+        defaults = {name: option.default for name, option in inspect.signature(split).parameters.items()}
+        options = dict(self.options)
+        if options.get("data_dir"):
+            options["data_dir"] = Path(options["data_dir"]).name
+        return {name: value for name, value in options.items() if value is not None and value != defaults.get(name)}
 
     @property
     def class_order(self) -> list[str]:
@@ -180,7 +191,7 @@ class Result:
         return {
             "method": self.method,
             "config": self.options,
-            "stream": self.stream,
+            "stream": {"name": self.stream.name, "options": self.stream.cut, "tasks": self.stream.tasks},
             "backbone": self.backbone,
             "versions": {key: self.provenance[key] for key in ("hamcl", "python", "packages")},
         }
