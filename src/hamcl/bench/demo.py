@@ -75,6 +75,7 @@ class Sizes:
 
     @property
     def parts(self) -> tuple[Part, ...]:
+        """The streams, in the order in which they are learned."""
         return self.digits, self.icd10
 
 

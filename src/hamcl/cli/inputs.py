@@ -89,6 +89,7 @@ class Asked:
     notes: list[str] = field(default_factory=list)
 
     def take_images(self, argument: str, stdin: BinaryIO) -> None:
+        """Read one argument of a model of images."""
         paths: list[str] = [argument]
         if argument == STDIN:
             data = stdin.read()
@@ -105,6 +106,7 @@ class Asked:
                     self.add(found, found)
 
     def take_texts(self, argument: str, stdin: BinaryIO) -> None:
+        """Read one argument of a model of texts."""
         with self.problem():
             if argument == STDIN:
                 found = _lines(stdin.read(), argument)
@@ -119,6 +121,7 @@ class Asked:
             self.add(found, found)
 
     def take_table(self, argument: str) -> None:
+        """Read the samples of a table."""
         self.tables += 1
         table = read_unlabelled(Path(argument).expanduser(), self.modality, self.text_column)
         self.notes += table.notes
@@ -127,6 +130,7 @@ class Asked:
         self.parts.append(table.inputs)
 
     def add(self, names: Sequence[str], plain: Sequence[str | bytes]) -> None:
+        """Add inputs that come from no table, and their names."""
         self.names += names
         self.plain += plain
 
@@ -139,12 +143,14 @@ class Asked:
 
     @contextmanager
     def problem(self) -> Iterator[None]:
+        """Keep the sentence of what cannot be read, and go on."""
         try:
             yield
         except DataError as error:
             self.problems.append(str(error))
 
     def inputs(self) -> Inputs:
+        """All that was read."""
         self.flush()
         return Inputs(self.names, Joined(tuple(self.parts)), self.problems, self.notes)
 

@@ -26,6 +26,7 @@ class Calibration:
     squares: float = 0.0
 
     def observe(self, similarity: float) -> None:
+        """Take one more similarity into the mean and the spread."""
         self.count += 1
         deviation = similarity - self.mean
         self.mean += deviation / self.count

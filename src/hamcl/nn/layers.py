@@ -73,6 +73,7 @@ class Shared:
 
     @property
     def importance(self) -> nn.Parameter:
+        """alpha_i, of the task in training."""
         return cast(nn.Parameter, self.owner.importance)
 
     @property
@@ -99,6 +100,7 @@ class Folded:
         return cls(weight, sources, _versions(sources))
 
     def made_from(self, sources: tuple[Tensor, ...]) -> bool:
+        """Whether these are the tensors it was made from, unchanged."""
         return (
             len(sources) == len(self.sources)
             and all(a is b for a, b in zip(sources, self.sources, strict=True))
@@ -142,6 +144,7 @@ class HamLayer(nn.Module):
 
     @property
     def base_weight(self) -> Tensor:
+        """W0, which is frozen."""
         return cast(Tensor, self.base_layer.weight)
 
     @property

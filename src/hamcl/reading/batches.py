@@ -30,6 +30,8 @@ class Items(Dataset[tuple[Any, int, int]]):
 
 
 def collator(preprocess: Preprocess) -> Callable[[list[tuple[Any, int, int]]], tuple[Batch, Tensor, Tensor]]:
+    """The function that makes a batch, the labels and the indices of a list of items."""
+
     def collate(samples: list[tuple[Any, int, int]]) -> tuple[Batch, Tensor, Tensor]:
         items, labels, indices = zip(*samples, strict=True)
         return preprocess.collate(items), torch.tensor(labels), torch.tensor(indices)
@@ -66,6 +68,7 @@ class Buckets:
 
 
 def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 

@@ -30,6 +30,7 @@ class Row:
     runs: list[Result] = field(default_factory=list)
 
     def metric(self, name: str) -> str:
+        """Mean and deviation of a metric over the runs, in percent."""
         return spread([100 * run.metrics[name] for run in self.runs])
 
     def cells(self) -> list[str]:
@@ -64,6 +65,7 @@ class Setting:
         return table
 
     def markdown(self) -> str:
+        """For a document."""
         lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 1)], *(row.cells() for row in self.rows)]
         return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 

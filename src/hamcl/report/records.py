@@ -127,6 +127,7 @@ class Result:
 
     @property
     def seed(self) -> int:
+        """Of the stream and of the method."""
         return int(self.config["seed"])
 
     @property
@@ -140,6 +141,7 @@ class Result:
 
     @property
     def test_counts(self) -> list[int]:
+        """Test samples of each task."""
         return [task.test for task in self.stream.tasks]
 
     @property

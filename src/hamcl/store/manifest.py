@@ -78,6 +78,7 @@ class GroupRecord:
 
     @property
     def layers(self) -> tuple[str, ...]:
+        """The names of the layers it updates."""
         return tuple(name[:-2] for name in self.file.tensors if name.endswith(".A"))
 
     @property

@@ -45,6 +45,7 @@ class TensorRecord:
 
     @property
     def bytes(self) -> int:
+        """Its size inside the object."""
         return math.prod(self.stored) * BYTES[self.dtype]
 
 

@@ -136,6 +136,7 @@ class Machine:
                 raise ValueError(f"it holds the opcode {name}, which is no plain data")
 
     def pop(self, count: int) -> list[Any]:
+        """Take that many values from the top of the stack."""
         if len(self.stack) < count:
             raise IndexError("a value is missing")
         items = self.stack[-count:]
@@ -148,18 +149,21 @@ class Machine:
         return items
 
     def set(self, items: list[Any]) -> None:
+        """Put keys and values, in turn, into the dictionary on top of the stack."""
         table = of(dict, self.stack[-1])
         for key, value in zip(items[::2], items[1::2], strict=True):
             table[of((str, bytes, int), key)] = value
 
 
 def of(kinds: Any, value: Any) -> Any:
+    """Return `value`, which must be of these kinds."""
     if not isinstance(value, kinds):
         raise TypeError(f"there is {type(value).__name__} in a wrong place")
     return value
 
 
 def named(name: str) -> Named:
+    """Return one of the names that plain data needs."""
     if name not in KNOWN:
         raise ValueError(f"it asks for {name.replace(' ', '.')}")
     return Named(name)
