@@ -10,7 +10,7 @@ from PIL import Image
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import Samples, Task
-from hamcl.streams.base import Selected
+from hamcl.streams.lazy import Selected
 
 TEXTS, NAMES = ["one", "two", "three"], ["a", "b", "a"]
 

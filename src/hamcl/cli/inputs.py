@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 from hamcl.errors import DataError, UsageError
 from hamcl.heads.calibration import KNOWN
 from hamcl.learning.learner import Learner
-from hamcl.streams.base import Joined, Modality, Selected
-from hamcl.streams.lazy import Lazy
+from hamcl.streams.base import Modality
+from hamcl.streams.lazy import Joined, Lazy, Selected
 from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.unlabelled import SUFFIXES, read_unlabelled
 from hamcl.streams.walk import LeftOut, images

@@ -14,10 +14,10 @@ from hamcl.heads import Head, Rows, TaskRows, TrainedRows, build_head
 from hamcl.learning.evaluate import answers, finite
 from hamcl.reading.batches import Batch
 from hamcl.rng import generator, scoped
-from hamcl.streams.base import Augmentation, Images, Inputs, Samples, Task
+from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.streams.check import check
 from hamcl.streams.given import by_position
-from hamcl.streams.handed import is_one_image
+from hamcl.streams.handed import as_images, is_one_image
 from hamcl.streams.names import canonical, key, spelled
 from hamcl.training.lesson import Lesson, State
 from hamcl.training.loop import Model, Plan
@@ -235,8 +235,7 @@ class Classify:
         """What was given to `predict`, by position."""
         if self.learner.backbone.modality == "text":
             return [inputs] if isinstance(inputs, str) else by_position(inputs, "inputs")
-        many = [inputs] if is_one_image(inputs) else by_position(inputs, "inputs")
-        return many if isinstance(many, Inputs) else Images(many)
+        return as_images([inputs] if is_one_image(inputs) else by_position(inputs, "inputs"))
 
     def state(self) -> tuple[dict[str, Tensor], State]:
         """Tensors by name, and plain values."""

@@ -5,7 +5,8 @@ from hamcl.errors import UsageError
 from hamcl.machine import Machine
 from hamcl.methods.seq_lora import SeqLoRA
 from hamcl.nn.backbones import Backbone
-from hamcl.streams.base import Joined, Samples, Task
+from hamcl.streams.base import Samples, Task
+from hamcl.streams.lazy import Joined
 from hamcl.training.lesson import Given, Keeper, Progress, TaskReport
 
 

@@ -1,13 +1,13 @@
 """Tasks and streams: what a learner is given, one task after another."""
 
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.given import by_position, labels_of
-from hamcl.streams.handed import as_image
+from hamcl.streams.handed import as_images
+from hamcl.streams.lazy import Selected
 from hamcl.streams.names import canonical, check_classes, check_name, renamed
 
 Modality = Literal["image", "text"]
@@ -54,66 +54,6 @@ class Samples:
         return Samples(Selected(self.inputs, tuple(indices)), [relabel[y] for y in labels] if relabel else labels)
 
 
-class Inputs(Sequence[Any]):
-    """A sequence whose items are computed when indexed; a slice of it is a lazy view."""
-
-    @abstractmethod
-    def at(self, i: int) -> Any:
-        """The i-th item, 0 <= i < length."""
-
-    @overload
-    def __getitem__(self, i: int) -> Any: ...
-    @overload
-    def __getitem__(self, i: slice) -> Sequence[Any]: ...
-    def __getitem__(self, i: int | slice) -> Any:
-        positions = range(len(self))
-        return Selected(self, tuple(positions[i])) if isinstance(i, slice) else self.at(positions[i])
-
-
-@dataclass(frozen=True)
-class Selected(Inputs):
-    """A lazy view of `source` at `indices`."""
-
-    source: Sequence[Any]
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def at(self, i: int) -> Any:
-        return self.source[self.indices[i]]
-
-
-@dataclass(frozen=True)
-class Joined(Inputs):
-    """A lazy concatenation of `parts`."""
-
-    parts: tuple[Sequence[Any], ...]
-
-    def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
-
-    def at(self, i: int) -> Any:
-        for part in self.parts:
-            if i < len(part):
-                return part[i]
-            i -= len(part)
-        raise IndexError(i)
-
-
-@dataclass(frozen=True)
-class Images(Inputs):
-    """A lazy view of images as somebody handed them over, see `hamcl.streams.handed.as_image`."""
-
-    source: Sequence[Any]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def at(self, i: int) -> Any:
-        return as_image(self.source[i], f"sample {i}")
-
-
 @dataclass(frozen=True)
 class Task:
     """One task: its class names and its splits, labels being positions in `classes`.
@@ -148,8 +88,8 @@ class Task:
             samples = getattr(self, split)
             if not isinstance(samples, Samples):
                 raise UsageError(f"{split} of task {self.name!r} must be Samples(inputs, labels), got {samples!r:.80}")
-            if self.modality == "image" and len(samples) and not isinstance(samples.inputs, Inputs):
-                samples = Samples(Images(samples.inputs), samples.labels)
+            if self.modality == "image" and len(samples):
+                samples = Samples(as_images(samples.inputs), samples.labels)
             object.__setattr__(self, split, self._positioned(samples, split))
 
     def __repr__(self) -> str:

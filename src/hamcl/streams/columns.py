@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError, UsageError
-from hamcl.streams.base import Modality, Selected
+from hamcl.streams.base import Modality
 from hamcl.streams.labels import Labels, in_order
-from hamcl.streams.lazy import Lazy, check_text
+from hamcl.streams.lazy import Lazy, Selected, check_text
 from hamcl.streams.names import canonical, key
 from hamcl.streams.pixels import SUFFIXES, read_image
 from hamcl.streams.source import TEST_SPLITS, Request, Source, did_you_mean, listed
@@ -155,22 +155,13 @@ class Columns:
         explicit = request.text_column is not None
         return cls(modality, inputs, label, superclass, names, tuple(notes), explicit)
 
-    def rows(
-        self,
-        inputs: Sequence[Any],
-        values: Mapping[str, Sequence[Any]],
-        where: Callable[[int], str],
-        problems: Mapping[int, str] | None = None,
-    ) -> "Rows":
+    def rows(self, inputs: Lazy, values: Mapping[str, Sequence[Any]]) -> "Rows":
         """Return the rows of one split, given the values of the label and the superclass column.
-
-        Args:
-            where: names row i for messages.
-            problems: row -> one sentence on why it cannot be read, where that is known already.
 
         Raises:
             DataError: a superclass cannot be read.
         """
+        where = inputs.where
         read = Labels.read(values[self.label], self.names.get(self.label))
         superclasses: dict[str, str] = {}
         if self.superclass:
@@ -179,10 +170,10 @@ class Columns:
                 raise DataError(f"{where(i)}: {self.superclass} {reason}")
             pairs = zip(read.names, parents.names, strict=True)
             superclasses = {y: s for y, s in pairs if y is not None and s is not None}
-        found = {i: f"{where(i)}: {self.label} {reason}" for i, reason in read.problems.items()} | dict(problems or {})
+        found = {i: f"{where(i)}: {self.label} {reason}" for i, reason in read.problems.items()} | {**inputs.problems}
         labels = [None if i in found else name for i, name in enumerate(read.names)]
         order = self.names.get(self.label) or in_order(list({name for name in labels if name is not None}))
-        return Rows(inputs, labels, where, list(order), superclasses, found, tuple(read.notes))
+        return Rows(inputs, labels, list(order), superclasses, found, tuple(read.notes))
 
 
 @dataclass(frozen=True)
@@ -196,9 +187,8 @@ class Rows:
         notes: what was guessed.
     """
 
-    inputs: Sequence[Any]
+    inputs: Lazy
     labels: Sequence[str | None]
-    where: Callable[[int], str]
     order: Sequence[str]
     superclasses: Mapping[str, str] = field(default_factory=dict)
     problems: Mapping[int, str] = field(default_factory=dict)
@@ -217,7 +207,7 @@ class Rows:
         labels = [name for name in self.labels if name is not None]
         if not bad:
             return (self.inputs, labels), []
-        first = self.problems.get(bad[0], f"{self.where(bad[0])} has no label; add it or remove the row")
+        first = self.problems.get(bad[0], f"{self.inputs.where(bad[0])} has no label; add it or remove the row")
         if not skip:
             raise DataError(f"{first}; on_bad_sample=skip leaves such rows out")
         good = tuple(i for i, name in enumerate(self.labels) if name is not None)

@@ -1,5 +1,6 @@
 """Images as callers hand them over: opened with Pillow, as files, bytes, arrays or tensors."""
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,15 @@ import numpy as np
 from PIL import Image
 
 from hamcl.errors import DataError
+from hamcl.streams.lazy import Inputs, Lazy
 from hamcl.streams.pixels import decode_image, read_image
 
 CHANNELS = (1, 3, 4)
+
+
+def as_images(items: Sequence[Any]) -> Inputs:
+    """Images as somebody handed them over, each read by `as_image` when it is indexed; lazy ones are left alone."""
+    return items if isinstance(items, Inputs) else Lazy(items, as_image, "sample {}".format)
 
 
 def as_image(item: Any, where: str) -> Image.Image:

@@ -1,9 +1,8 @@
 """`hub:ID`, `hub:ID:CONFIG` or `hub:PATH`: a data set of the hub, or anything else the `datasets` library reads."""
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hamcl.errors import DataError
 from hamcl.network import hub
@@ -13,9 +12,6 @@ from hamcl.streams.parquet import check_size
 from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.source import Request, Source
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 
 def load(request: Request) -> Source:
     """Return the data set; its samples stay in the memory-mapped cache of `datasets` and are decoded when indexed.
@@ -24,8 +20,8 @@ def load(request: Request) -> Source:
         DataError: it cannot be loaded (no network, unknown ID), or has no training split or no label column.
     """
     identifier, _, config = request.needed("an ID").partition(":")
-    if Path(request.needed("an ID")).expanduser().exists():
-        identifier, config = str(Path(request.needed("an ID")).expanduser()), ""
+    if (path := Path(request.needed("an ID")).expanduser()).exists():
+        identifier, config = str(path), ""
     import datasets
 
     try:
@@ -61,13 +57,13 @@ def load(request: Request) -> Source:
         table = table.select_columns([columns.inputs])
         where = partial(numbered, f"{identifier}, {split}")
         if columns.modality == "text":
-            inputs = texts(Column(table, columns.inputs), where, columns.inputs, columns.explicit)
+            inputs = texts(table[columns.inputs], where, columns.inputs, columns.explicit)
         elif isinstance(table.features[columns.inputs], datasets.Value):
             inputs = images(list(table[columns.inputs]), [folder] * len(table), where)
         else:
             table = table.cast_column(columns.inputs, datasets.Image(decode=False))
-            inputs = Lazy(Column(table, columns.inputs), _decode, where)
-        return columns.rows(inputs, values, where)
+            inputs = Lazy(table[columns.inputs], _decode, where)
+        return columns.rows(inputs, values)
 
     return assemble(
         Path(identifier).resolve().name if is_saved(Path(identifier)) else Path(identifier).name,
@@ -84,20 +80,6 @@ def is_saved(path: Path) -> bool:
     return (path / "dataset_dict.json").is_file() or (
         (path / "state.json").is_file() and (path / "dataset_info.json").is_file()
     )
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a data set, row by row."""
-
-    table: "Dataset"
-    name: str
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-    def __getitem__(self, i: int) -> Any:
-        return self.table[i][self.name]
 
 
 def _decode(image: dict[str, Any] | None, where: str) -> Any:

@@ -1,16 +1,63 @@
 """Samples decoded when they are indexed."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 from PIL import Image
 
 from hamcl.errors import DataError
-from hamcl.streams.base import Inputs
 from hamcl.streams.names import is_unicode, legible
 from hamcl.streams.pixels import read_image
+
+
+class Inputs(Sequence[Any]):
+    """A sequence whose items are computed when indexed; a slice of it is a lazy view."""
+
+    @abstractmethod
+    def at(self, i: int) -> Any:
+        """The i-th item, 0 <= i < length."""
+
+    @overload
+    def __getitem__(self, i: int) -> Any: ...
+    @overload
+    def __getitem__(self, i: slice) -> Sequence[Any]: ...
+    def __getitem__(self, i: int | slice) -> Any:
+        positions = range(len(self))
+        return Selected(self, tuple(positions[i])) if isinstance(i, slice) else self.at(positions[i])
+
+
+@dataclass(frozen=True)
+class Selected(Inputs):
+    """A lazy view of `source` at `indices`."""
+
+    source: Sequence[Any]
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def at(self, i: int) -> Any:
+        return self.source[self.indices[i]]
+
+
+@dataclass(frozen=True)
+class Joined(Inputs):
+    """A lazy concatenation of `parts`."""
+
+    parts: tuple[Sequence[Any], ...]
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def at(self, i: int) -> Any:
+        for part in self.parts:
+            if i < len(part):
+                return part[i]
+            i -= len(part)
+        raise IndexError(i)
 
 
 class Indexed(Protocol):
@@ -25,16 +72,22 @@ class Lazy(Inputs):
     """`decode(raw[i], where(i))` for every i, computed when indexed; `where` names the sample in messages.
 
     The parts are picklable, so a data loader's worker processes can hold a copy.
+
+    Attributes:
+        problems: position -> one sentence on why it cannot be read, where that is known already.
     """
 
     raw: Indexed
     decode: Callable[[Any, str], Any]
     where: Callable[[int], str]
+    problems: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.raw)
 
     def at(self, i: int) -> Any:
+        if i in self.problems:
+            raise DataError(self.problems[i])
         return self.decode(self.raw[i], self.where(i))
 
 

@@ -3,7 +3,8 @@
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
@@ -21,7 +22,6 @@ from hamcl.streams.walk import is_hidden
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 
-Where = Callable[[int], str]
 MOST_ROWS = 20_000_000
 MOST_UNPACKED = 1_000  # times its size on disk
 
@@ -38,7 +38,10 @@ def read(path: Path, request: Request) -> Source:
     may hold paths instead, relative to the file.
     """
     files = split_files(path, request.train_shards)
-    columns = _columns(files["train"][0], request)
+    first = files["train"][0]
+    schema = _schema(first)
+    columns = Columns.find(schema.names, str(first), request, _features(schema, first), tables=True)
+    notes = [*columns.notes, *_alone(path, files)]
     return assemble(
         title(path),
         columns.modality,
@@ -46,7 +49,7 @@ def read(path: Path, request: Request) -> Source:
         lambda split: _read(files[split], columns),
         path.is_dir(),
         skip=request.skip,
-        notes=[*columns.notes, *_alone(path, files)],
+        notes=notes,
     )
 
 
@@ -104,19 +107,22 @@ def _complete(files: list[Path], first: int | None) -> list[Path]:
     return [by_number[i] for i in range(first or total)]
 
 
-def _columns(file: Path, request: Request) -> Columns:
-    schema = _schema(file)
-    return Columns.find(schema.names, str(file), request, _features(schema, file), tables=True)
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn an error of Arrow's, or of Python's on its values, into one sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, KeyError, OSError, OverflowError, ValueError) as error:
+        raise DataError(f"{what} ({' '.join(str(error).split())}); get it again") from error
 
 
 def _schema(file: Path) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _explained(f"{file} is not a readable parquet file"):
         return pq.read_schema(file)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable parquet file ({_said(error)}); get it again") from error
 
 
 def _features(schema: Any, file: Path) -> Any:
@@ -138,15 +144,12 @@ def check_size(file: Path) -> None:
     Raises:
         DataError: it is one, or cannot be read.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
+    with _explained(f"{file} is not a readable parquet file"):
         metadata, size = pq.read_metadata(file), file.stat().st_size
         # Not the sizes of single columns: to ask for them aborts the process where the file is damaged.
         unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(f"{file} is not a readable parquet file ({_said(error)}); get it again") from error
     # A row that differs from the others takes a byte at least.
     if metadata.num_rows > min(size, MOST_ROWS):
         raise DataError(
@@ -162,48 +165,41 @@ def check_size(file: Path) -> None:
 def _read(files: Sequence[Path], columns: Columns) -> Rows:
     labels = [c for c in (columns.label, columns.superclass) if c]
     tables = [_table(file, [columns.inputs, *labels]) for file in files]
-    inputs, where = _inputs(columns.modality, columns.inputs, columns.explicit, files, tables)
+    inputs = _inputs(columns.modality, columns.inputs, columns.explicit, files, tables)
     read = list(zip(files, tables, strict=True))
     values = {c: [value for file, table in read for value in _values(table[c], file)] for c in labels}
-    return columns.rows(inputs, values, where)
+    return columns.rows(inputs, values)
 
 
-def unlabelled(file: Path, request: Request, wanted: Modality) -> tuple[Modality, Lazy, Where, list[str]]:
+def unlabelled(file: Path, request: Request, wanted: Modality) -> tuple[Modality, Lazy, list[str]]:
     """Return the samples of a file whether or not they have labels.
 
     Args:
         wanted: their kind, where the file holds both.
 
     Returns:
-        their kind, the samples, what names each, and notes.
+        their kind, the samples, and notes.
     """
     schema = _schema(file)
-    header = Header(schema.names, str(file))
-    modality, column, notes = header.samples(
-        request, typed(schema.names, _features(schema, file), "Image"), True, wanted
-    )
-    inputs, where = _inputs(modality, column, request.text_column is not None, [file], [_table(file, [column])])
-    return modality, inputs, where, notes
+    pictures = typed(schema.names, _features(schema, file), "Image")
+    modality, column, notes = Header(schema.names, str(file)).samples(request, pictures, True, wanted)
+    inputs = _inputs(modality, column, request.text_column is not None, [file], [_table(file, [column])])
+    return modality, inputs, notes
 
 
 def _table(file: Path, columns: list[str]) -> Any:
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     check_size(file)
-    try:
+    with _explained(f"{file} has not the columns {', '.join(columns)}"):
         # Values that the file holds once and repeats by number stay so in memory.
         repeated = _repeated(pq.ParquetFile(file), columns)
         table = pq.read_table(file, columns=columns, partitioning=None, memory_map=True, read_dictionary=repeated)
         table.validate(full=True)  # texts that are not UTF-8, numbers of values that are not there
         return table.select(columns)
-    except (pa.ArrowException, KeyError, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} has not the columns {', '.join(columns)} ({_said(error)}); get it again") from error
 
 
-def _inputs(
-    modality: Modality, column: str, explicit: bool, files: Sequence[Path], tables: Sequence[Any]
-) -> tuple[Lazy, Where]:
+def _inputs(modality: Modality, column: str, explicit: bool, files: Sequence[Path], tables: Sequence[Any]) -> Lazy:
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -211,11 +207,10 @@ def _inputs(
     starts = (0, *accumulate(map(len, tables)))
     where = partial(_where, tuple(map(str, files)), starts)
     if modality == "text":
-        return texts(Column(tuple(chunks), starts), where, column, explicit), where
+        return texts(Column(tuple(chunks), starts), where, column, explicit)
     paths, encoded = [], []
     for chunk in chunks:
-        struct = pa.types.is_struct(chunk.type)
-        names = {field.name for field in chunk.type} if struct else set()
+        names = [field.name for field in chunk.type] if pa.types.is_struct(chunk.type) else []
         parts = {name: pc.struct_field(chunk, name) for name in names}
         encoded.append(parts.get("bytes", chunk))
         paths.append(parts.get("path", chunk))
@@ -225,37 +220,31 @@ def _inputs(
     ):
         folders = [str(file.parent) for file, chunk in zip(files, chunks, strict=True) for _ in range(len(chunk))]
         cells = [path for file, column in zip(files, paths, strict=True) for path in _values(column, file)]
-        return images(cells, folders, where), where
-    return Lazy(Column(tuple(encoded), starts), _decode, where), where
+        return images(cells, folders, where)
+    return Lazy(Column(tuple(encoded), starts), _decode, where)
 
 
 def _is_text(kind: Any) -> bool:
-    import pyarrow as pa
+    from pyarrow import types
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return types.is_string(kind) or types.is_large_string(kind)
 
 
 def _repeated(file: Any, columns: Sequence[str]) -> list[str]:
     """The columns of texts and bytes to read by number: all, if no row group is too large for it."""
-    import pyarrow as pa
+    from pyarrow import types
 
     sizes = [file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups)]
     if max(sizes, default=0) >= 2**30:
         return []
     found = []
     for field in (field for field in file.schema_arrow if field.name in columns):
-        parts = (
-            {f"{field.name}.{part.name}": part.type for part in field.type} if pa.types.is_struct(field.type) else {}
-        )
-        found += [path for path, kind in (parts or {field.name: field.type}).items() if _is_bytes(kind)]
+        parts = {f"{field.name}.{part.name}": part.type for part in field.type} if types.is_struct(field.type) else {}
+        for path, kind in (parts or {field.name: field.type}).items():
+            if _is_text(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+                found.append(path)
     return found
-
-
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return _is_text(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
 def _values(column: Any, file: Path) -> list[Any]:
@@ -264,18 +253,16 @@ def _values(column: Any, file: Path) -> list[Any]:
     Raises:
         DataError: a cell stands for no Python object, such as a text that is not UTF-8 or a date without a year.
     """
-    import pyarrow as pa
+    from pyarrow import types
 
     found: list[Any] = []
-    try:
+    with _explained(f"{file} holds cells that cannot be read"):
         for chunk in column.chunks:
-            if pa.types.is_dictionary(chunk.type):
+            if types.is_dictionary(chunk.type):
                 known = chunk.dictionary.to_pylist()
                 found += [None if i is None else known[i] for i in chunk.indices.to_pylist()]
             else:
                 found += chunk.to_pylist()
-    except (pa.ArrowException, ValueError, OverflowError) as error:
-        raise DataError(f"{file} holds cells that cannot be read ({_said(error)}); get it again") from error
     return found
 
 
@@ -292,10 +279,6 @@ class Column:
     def __getitem__(self, i: int) -> Any:
         table = bisect_right(self.starts, i) - 1
         return self.chunks[table][i - self.starts[table]].as_py()
-
-
-def _said(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _where(files: tuple[str, ...], starts: tuple[int, ...], i: int) -> str:

@@ -6,10 +6,11 @@ from typing import get_args
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams import text
-from hamcl.streams.base import Augmentation, Joined, Samples, Selected, Task
+from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.streams.check import OnBadSample
 from hamcl.streams.folder import class_folders, is_layout
 from hamcl.streams.hub import is_saved
+from hamcl.streams.lazy import Joined, Selected
 from hamcl.streams.local import is_parquet
 from hamcl.streams.names import canonical, check_name
 from hamcl.streams.registry import SOURCES, load_source

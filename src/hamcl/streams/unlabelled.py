@@ -1,13 +1,13 @@
 """The samples of a table without their labels, for prediction."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hamcl.errors import DataError
 from hamcl.streams import parquet, tabular
-from hamcl.streams.base import Inputs, Modality
+from hamcl.streams.base import Modality
 from hamcl.streams.columns import Header, images, roles, texts
 from hamcl.streams.source import Request
 
@@ -37,11 +37,9 @@ def read_unlabelled(file: Path, modality: Modality, text_column: str | None = No
         UsageError: there is no column `text_column`.
     """
     request = Request("text", text_column=text_column)
-    inputs: Inputs
     if file.suffix.lower() == ".parquet":
-        kind, found, where, notes = parquet.unlabelled(file, request, modality)
-        names = [_name(found.raw[i] if kind == "text" else None, where(i)) for i in range(len(found))]
-        inputs = found
+        kind, inputs, notes = parquet.unlabelled(file, request, modality)
+        cells = [inputs.raw[i] if kind == "text" else None for i in range(len(inputs))]
     else:
         table = tabular.read_table(file, roles(request))
         if not table.rows:
@@ -50,31 +48,11 @@ def read_unlabelled(file: Path, modality: Modality, text_column: str | None = No
         notes = [*table.notes, *notes]
         cells = [row.get(column) for row in table.rows]
         if kind == "text":
-            found = texts(cells, table.where, column, text_column is not None)
+            inputs = texts(cells, table.where, column, text_column is not None)
         else:
-            found = images(cells, [str(file.parent)] * len(cells), table.where)
-        inputs = Checked(found, table.problems)
-        names = [_name(cell, table.where(i)) for i, cell in enumerate(cells)]
+            inputs = images(cells, [str(file.parent)] * len(cells), table.where)
+        inputs = replace(inputs, problems=table.problems)
     if kind != modality:
         raise DataError(f"{file} holds {kind}s, but the model reads {modality}s; give it a table of those")
+    names = [cell if isinstance(cell, str) and cell.strip() else inputs.where(i) for i, cell in enumerate(cells)]
     return Unlabelled(names, inputs, notes)
-
-
-@dataclass(frozen=True)
-class Checked(Inputs):
-    """Inputs of which some are known to be bad, and why."""
-
-    source: Sequence[Any]
-    problems: Mapping[int, str]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def at(self, i: int) -> Any:
-        if i in self.problems:
-            raise DataError(self.problems[i])
-        return self.source[i]
-
-
-def _name(cell: Any, where: str) -> str:
-    return cell if isinstance(cell, str) and cell.strip() else where
