@@ -11,21 +11,35 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hamcl.config import HAMConfig
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import Backbone, load_backbone
 from hamcl.streams.base import Samples, Task
 from hamcl.streams.lazy import image_files
 
 SCRIPT = Path(__file__).parents[1] / "oracles" / "stock.py"
-SMALL = {"epochs": 1, "batch_size": 8, "rank": 2, "lr": 5e-3, "projection": 64, "device": "cpu", "precision": "fp32"}
+SMALL = {"epochs": 1, "batch_size": 8, "rank": 2, "lr": 5e-3, "projection": 64}
+MACHINE = Machine(device="cpu", precision="fp32")
 
 
-def learned(backbone: Backbone | str, tasks: Sequence[Task], **options: Any) -> HAM:
-    """A learner that has learned `tasks` with the smallest settings."""
+def learned(
+    backbone: Backbone | str,
+    tasks: Sequence[Task],
+    *,
+    image_size: int | None = None,
+    max_length: int | None = None,
+    **options: Any,
+) -> HAM:
+    """A learner that has learned `tasks` with the smallest settings.
+
+    Args:
+        backbone: one that the options fit, or what is loaded with the sizes and what they read.
+    """
+    config = HAM.configured(options, SMALL)
     if isinstance(backbone, str):
-        backbone = load_backbone(backbone)
-    model = HAM(backbone, HAMConfig.from_dict({**SMALL, **options}))
+        sizes = {"image_size": image_size, "max_length": max_length}
+        backbone = load_backbone(backbone, depths=config.depths_to_read, **sizes)
+    model = HAM(backbone, config, MACHINE)
     for task in tasks:
         model.learn(task)
     return model
@@ -131,12 +145,10 @@ def family_learner(family: Callable[[str], Path], toy: Any) -> Callable[..., tup
                 labels = [i % 3 for i in range(18)]
                 texts = [" ".join(WORDS[(y + j % 2) % 6] for j in range(2 + i % 7)) for i, y in enumerate(labels)]
                 task = Task("one", ("ca", "cb", "cc"), Samples(texts, labels), modality="text")
-            size = {"image_size": 32} if kind in IMAGES else {}
+            size: dict[str, Any] = {"image_size": 32} if kind in IMAGES else {}
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # no settings of an image processor
-                backbone = load_backbone(str(family(kind)), **size)
-            model = HAM(backbone, HAMConfig.from_dict({**SMALL, **options}))
-            model.learn(task)
+                model = learned(str(family(kind)), [task], **size, **options)
             made[key] = model, list((task.test if len(task.test) else task.train).inputs)[:18]
         return made[key]
 

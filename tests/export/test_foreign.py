@@ -4,24 +4,29 @@ import copy
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.export.foreign import read_foreign
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.streams.base import Samples, Task
 
-CONFIG = {"device": "cpu", "precision": "fp32", "epochs": 1, "batch_size": 4, "rank": 2, "lr": 5e-3, "projection": 40}
+SMALL = {"epochs": 1, "batch_size": 4, "rank": 2, "lr": 5e-3, "projection": 40}
 
 
-def config(**options):
-    return HAMConfig.from_dict({**CONFIG, **options})
+def fresh(backbone, **options):
+    """A learner that knows nothing, on a backbone or on that of a folder."""
+    config = HAM.configured(options, SMALL)
+    if isinstance(backbone, Path):
+        backbone = load_backbone(str(backbone), depths=config.depths_to_read)
+    return HAM(backbone, config, Machine(device="cpu", precision="fp32"))
 
 
 def lora(module: nn.Module, folder, task_type=None, **options):
@@ -78,7 +83,7 @@ KINDS = {
 def test_the_update_is_that_of_peft(toy, tmp_path, kind):
     bare = toy.vit()
     theirs = lora(bare.module, tmp_path, **KINDS[kind])
-    model = HAM(toy.vit(), config())
+    model = fresh(toy.vit())
     foreign = read_foreign(tmp_path, model.backbone)
     batch = bare.preprocess.example(2)
     with torch.no_grad():
@@ -96,7 +101,7 @@ def test_one_adapter_comes_back_as_it_was_and_its_export_too(toy, tmp_path, kind
     with torch.no_grad():
         expected = theirs(batch["pixel_values"])
     for source, out in (("theirs", "first"), ("first", "second")):
-        model = HAM(toy.vit(), config())
+        model = fresh(toy.vit())
         report = model.import_adapter(tmp_path / source, task)
         assert report.merge_error < 1e-6
         close(model.merged()(batch), expected)
@@ -108,10 +113,9 @@ def test_one_adapter_comes_back_as_it_was_and_its_export_too(toy, tmp_path, kind
             close(loaded(batch["pixel_values"]), expected)
 
 
-@pytest.mark.parametrize("merge", ["concat", "svd", "mean", "ties", "dare", "magnitude"])
-@pytest.mark.parametrize("similarity", ["weight", "factor", "cka"])
-def test_an_imported_adapter_is_grouped_and_merged(toy, tmp_path, merge, similarity):
-    model = HAM(toy.vit(), config(merge=merge, similarity=similarity, max_groups=1, density=0.5, head="lda"))
+@pytest.mark.parametrize("merge", ["concat", "svd", "mean", "ties", "dare"])
+def test_an_imported_adapter_is_grouped_and_merged(toy, tmp_path, merge):
+    model = fresh(toy.vit(), merge=merge, max_groups=1, density=0.5, head="lda")
     model.learn(toy.task("first", ["a", "b"]))
     lora(toy.vit().module, tmp_path, target_modules=["qkv"])
     report = model.import_adapter(tmp_path, toy.task("theirs", ["c", "d"]))
@@ -128,12 +132,12 @@ def test_an_imported_adapter_is_grouped_and_merged(toy, tmp_path, merge, similar
 @pytest.mark.parametrize("head", ["lda", "ridge"])
 def test_importing_what_was_learned_gives_the_same_model(toy, tmp_path, head):
     task = toy.task("one", ["a", "b", "c"])
-    learned, imported = (HAM(toy.vit(), config(head=head, merge="concat", max_groups=None)) for _ in range(2))
+    learned, imported = (fresh(toy.vit(), head=head, merge="concat", max_groups=None) for _ in range(2))
     learned.learn(task)
     learned.export(tmp_path / "out", "adapters")
     imported.import_adapter(tmp_path / "out" / "group-0", task)
     close(imported.logits(task.test), learned.logits(task.test))
-    assert imported.classes == learned.classes and imported.augmentation == learned.augmentation
+    assert imported.classes == learned.classes and imported.objective.augmentation == learned.objective.augmentation
 
 
 @pytest.mark.parametrize("head", ["linear", "lda"])
@@ -148,7 +152,7 @@ def test_an_adapter_of_a_task_model(toy, hf_vit, tmp_path, head):
     with torch.no_grad():
         theirs.base_model.model.classifier.modules_to_save["default"].weight.normal_()
     theirs.save_pretrained(tmp_path)
-    model = HAM(load_backbone(str(hf_vit)), config(head=head))
+    model = fresh(hf_vit, head=head)
     task = toy.task("theirs", ["x", "y", "z"])
     if head == "lda":
         model.import_adapter(tmp_path, task)
@@ -166,12 +170,12 @@ def test_a_classifier_must_see_the_features(toy, bert_folder, tmp_path):
 
     bare = BertForSequenceClassification.from_pretrained(bert_folder, num_labels=2)
     lora(bare, tmp_path, task_type="SEQ_CLS", target_modules=["query"])
-    model = HAM(load_backbone(str(bert_folder)), config(head="linear"))
+    model = fresh(bert_folder, head="linear")
     with pytest.raises(UsageError, match="'classifier' reads other features than backbone"):
         model.import_adapter(tmp_path, Task("t", ("x", "y"), Samples(), modality="text"))
     with pytest.raises(UsageError, match=r"saved classifier.bias \(2,\), classifier.weight \(2, 16\) instead of one"):
         model.import_adapter(tmp_path, Task("t", ("x", "y", "z"), Samples(), modality="text"))
-    analytic = HAM(load_backbone(str(bert_folder)), config(head="ncm"))
+    analytic = fresh(bert_folder, head="ncm")
     analytic.import_adapter(tmp_path, toy.task("t", ["x", "y"], modality="text"))
     assert analytic.classes == ("x", "y")
 
@@ -184,14 +188,14 @@ def test_what_the_head_needs_is_said(toy, tmp_path):
         ("linear", "the adapter saved no classifier instead of one linear layer of 2 classes on 32 features"),
         ("cosine", "head 'cosine' compares directions"),
     ]:
-        model = HAM(toy.vit(), config(head=head))
+        model = fresh(toy.vit(), head=head)
         with pytest.raises(UsageError, match=message):
             model.import_adapter(tmp_path, empty)
         assert model.classes == () and not model.groups.groups
 
 
 def test_a_failed_import_changes_nothing(toy, tmp_path, monkeypatch):
-    model = HAM(toy.vit(), config())
+    model = fresh(toy.vit())
     model.learn(toy.task("first", ["a", "b"]))
     before = model.state_dict()
     lora(toy.vit().module, tmp_path)
@@ -224,13 +228,13 @@ REFUSED = {
 def test_what_is_no_plain_lora_is_refused(toy, tmp_path, kind):
     options, message = REFUSED[kind]
     lora(toy.vit().module, tmp_path, **options)
-    model = HAM(toy.vit(), config(targets="qkv|fc1"))
+    model = fresh(toy.vit(), targets="qkv|fc1")
     with pytest.raises(UsageError, match=message):
         read_foreign(tmp_path, model.backbone)
 
 
 def test_other_kinds_and_unknown_settings_are_refused(toy, tmp_path):
-    backbone = HAM(toy.vit(), config()).backbone
+    backbone = fresh(toy.vit()).backbone
     lora(toy.vit().module, tmp_path)
     for values, message in [
         ({"peft_type": "LOHA"}, "of type 'LOHA'; only LORA"),
@@ -246,7 +250,7 @@ def test_other_kinds_and_unknown_settings_are_refused(toy, tmp_path):
 
 
 def test_another_base_is_refused(toy, tmp_path):
-    backbone = HAM(toy.vit(), config()).backbone
+    backbone = fresh(toy.vit()).backbone
     lora(toy.vit().module, tmp_path)
     backbone.spec = "hf/google/vit-base-patch16"
     change(tmp_path, base_model_name_or_path="facebook/deit-small")
@@ -271,7 +275,7 @@ def test_another_base_is_refused(toy, tmp_path):
 
 
 def test_damaged_adapters_are_told(toy, tmp_path):
-    backbone = HAM(toy.vit(), config()).backbone
+    backbone = fresh(toy.vit()).backbone
     with pytest.raises(DataError, match="is no PEFT adapter"):
         read_foreign(tmp_path, backbone)
     lora(toy.vit().module, tmp_path)
@@ -326,7 +330,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_configuration_is_one_sentence(toy, tmp_path, kind):
     values, error, message = HOSTILE[kind]
-    backbone = HAM(toy.vit(), config()).backbone
+    backbone = fresh(toy.vit()).backbone
     lora(toy.vit().module, tmp_path)
     if isinstance(values, str):
         (tmp_path / "adapter_config.json").write_text(values)
@@ -344,7 +348,7 @@ def test_a_named_pipe_in_place_of_a_file_does_not_hang(toy, tmp_path, name):
     (tmp_path / name).unlink()
     os.mkfifo(tmp_path / name)
     with pytest.raises(DataError, match=f"has no (readable )?{name}"):
-        read_foreign(tmp_path, HAM(toy.vit(), config()).backbone)
+        read_foreign(tmp_path, fresh(toy.vit()).backbone)
 
 
 def test_weights_larger_than_the_model_are_not_read(toy, tmp_path):
@@ -355,4 +359,4 @@ def test_weights_larger_than_the_model_are_not_read(toy, tmp_path):
     with pytest.raises(
         UsageError, match="has 12884901888 bytes, more than twice the backbone; no LoRA of it has so many"
     ):
-        read_foreign(tmp_path, HAM(toy.vit(), config()).backbone)
+        read_foreign(tmp_path, fresh(toy.vit()).backbone)

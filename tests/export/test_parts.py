@@ -14,7 +14,7 @@ from hamcl.errors import UsageError
 from hamcl.export.parts import export_head, export_peft, save_merged
 from hamcl.export.stock import Stock
 from hamcl.ham import Factors, Group, final
-from hamcl.heads import Linear, Rows
+from hamcl.heads import Linear, Rows, TrainedRows
 from hamcl.nn.backbones import Backbone, load_backbone
 
 
@@ -230,7 +230,7 @@ def test_an_exported_cosine_head_scores_as_the_head_does(tmp_path):
     rows = Rows(4, cosine=True)
     rows.add_classes(3)
     rows.weight = torch.randn(3, 4)
-    export_head(tmp_path, rows.linear(), ["a", "b", "c"], normalize=rows.cosine)
+    export_head(tmp_path, TrainedRows(rows).linear(), ["a", "b", "c"], normalize=rows.cosine)
     tensors, x = load_file(tmp_path / "head.safetensors"), torch.randn(5, 4)
     directions = x / x.norm(dim=1, keepdim=True)
-    close(directions @ tensors["weight"].T + tensors["bias"], rows.logits(x).float())
+    close(directions @ tensors["weight"].T + tensors["bias"], TrainedRows(rows).logits(x).float())

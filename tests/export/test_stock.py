@@ -6,7 +6,6 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from hamcl.nn.backbones import load_backbone
 from hamcl.reading._torchvision import ensure_torchvision
 from hamcl.streams import load_stream
 
@@ -45,12 +44,12 @@ def images(work, folder, vit_folder):
     work.inputs(folder, [*digits, *work.pictures().values()])
     expected = {}
     for head in ("linear", "lda", "ridge"):
-        model = work.learned(load_backbone("efficientnet-lite0", image_size=48), stream, head=head, depths="last")
+        model = work.learned("efficientnet-lite0", stream, image_size=48, head=head, depths="last")
         expected |= work.exported(model, folder, head, (*PLAIN, "adapters") if head == "ridge" else PLAIN)
-    model = work.learned(load_backbone("efficientnet-lite0", image_size=64), stream)
+    model = work.learned("efficientnet-lite0", stream, image_size=64)
     expected |= work.exported(model, folder, "stack", ("peft", "onnx"))
     for head in ("linear", "cosine", "stack"):
-        model = work.learned(load_backbone(str(vit_folder), image_size=48), stream, head=head)
+        model = work.learned(str(vit_folder), stream, image_size=48, head=head)
         expected |= work.exported(model, folder, f"vit-{head}", ("peft", "merged"))
     return expected
 
@@ -60,7 +59,7 @@ def texts(work, folder):
     work.inputs(folder, [text for task in stream for text in task.test.inputs])
     expected = {}
     for head in ("linear", "lda", "ridge"):
-        model = work.learned(load_backbone("minilm", max_length=16), stream, head=head, depths="last")
+        model = work.learned("minilm", stream, max_length=16, head=head, depths="last")
         expected |= work.exported(model, folder, head, PLAIN if head == "lda" else ("merged",))
     return expected
 
