@@ -88,6 +88,16 @@ AUTO = {"image": "stack", "text": "ridge"}
 PROJECTION = {"ridge": 4096, "stack": 1024}
 """The width "none" of the projection by head: the other experts of stack know most of what a wider one adds, and
 its time is the cube and its state the square of it."""
+READS = {
+    "linear": frozenset[str](),
+    "cosine": frozenset[str](),
+    "ncm": frozenset({"views"}),
+    "lda": frozenset({"views", "drift", "shrinkage"}),
+    "ridge": frozenset({"views", "drift", "projection"}),
+    "stack": frozenset({"views", "drift", "shrinkage", "projection"}),
+    "auto": frozenset({"views", "drift", "shrinkage", "projection"}),
+}
+"""The options that have an effect with each head, of those that only heads read."""
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 
@@ -332,7 +342,7 @@ def resolve(config: Options, modality: str, depths: int) -> Options:
     Raises:
         UsageError: the backbone gives others than the options ask for.
     """
-    head = AUTO[modality] if config.head == "auto" else config.head
+    head = answering(config, modality)
     asked = config.depths_to_read
     given = "last" if depths == 1 else "all"
     if asked not in ("auto", given):
@@ -348,6 +358,18 @@ def resolve(config: Options, modality: str, depths: int) -> Options:
         projection=PROJECTION.get(head) if config.projection is None else config.projection,
         views=1 if modality == "text" else config.views,  # texts are not augmented
     )
+
+
+def answering(config: HAMConfig, modality: str) -> str:
+    """The head that answers: "auto" depends on what the backbone reads, "image" or "text"."""
+    return AUTO[modality] if config.head == "auto" else config.head
+
+
+def useful(config: Options, modality: str) -> Options:
+    """Options without those that do nothing with their head, which are as by default: earlier versions took any."""
+    idle = READS["auto"] - READS[answering(config, modality)]
+    usual = type(config)()
+    return dataclasses.replace(config, **{name: getattr(usual, name) for name in idle})
 
 
 def current(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from hamcl.config import HAMConfig
+from hamcl.machine import Machine
 
 BACKBONE: dict[str, Any] = {
     "backbone": "timm/test_vit",
@@ -24,11 +25,11 @@ OPTIONS: dict[str, Any] = {
     "max_groups": 2,
     "targets": "qkv|fc1",
     "epochs": 2,
-    "shorten": "never",  # enough steps to stop between
+    "later_tasks": "free",  # enough steps to stop between
     "batch_size": 4,
     "projection": 32,
-    "device": "cpu",
 }
+CPU = Machine(device="cpu")
 
 
 @pytest.fixture
@@ -37,9 +38,9 @@ def create(tmp_path) -> Callable[..., Any]:
     from hamcl.store import Store
 
     def make(name: str = "birds", keep: int = 3, **options: Any) -> Store:
-        return Store.create(
-            tmp_path / f"{name}.ham", **BACKBONE, config=HAMConfig(**{**OPTIONS, **options}), keep=keep
-        )
+        path = tmp_path / f"{name}.ham"
+        Store.create(path, **BACKBONE, config=HAMConfig(**{**OPTIONS, **options}), keep=keep)
+        return Store.open(path, machine=CPU)
 
     return make
 
@@ -56,7 +57,8 @@ def learned(tmp_path_factory, toy) -> Path:
     from hamcl.store import Store
 
     path = tmp_path_factory.mktemp("learned") / "birds.ham"
-    store = Store.create(path, **BACKBONE, config=HAMConfig(**OPTIONS))
+    Store.create(path, **BACKBONE, config=HAMConfig(**OPTIONS))
+    store = Store.open(path, machine=CPU)
     tasks = [toy.task(f"week-{i}", (f"a{i}", f"b{i}"), 5, augmentation="photo") for i in range(3)]
     for task in tasks:
         store.learn(task)
@@ -70,7 +72,7 @@ def copied(learned, tmp_path) -> Any:
     from hamcl.store import Store
 
     shutil.copytree(learned, tmp_path / "copy.ham")
-    return Store.open(tmp_path / "copy.ham")
+    return Store.open(tmp_path / "copy.ham", machine=CPU)
 
 
 @pytest.fixture

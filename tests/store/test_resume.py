@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from hamcl.errors import DataError
-from hamcl.store import Store, keeper, unfinished, work
+from hamcl.machine import Machine
+from hamcl.store import Store, unfinished, work
 from hamcl.store.digest import digest
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples
+
+from .conftest import CPU
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -43,7 +46,7 @@ def tensors(learned, toy, tmp_path_factory):
 
     path = tmp_path_factory.mktemp("whole") / "birds.ham"
     shutil.copytree(learned, path)
-    whole = Store.open(path)
+    whole = Store.open(path, machine=CPU)
     whole.learn(toy.task("week-3", ("a3", "b3"), 5, augmentation="photo"))
     return whole.manifest.state.files
 
@@ -178,7 +181,7 @@ def test_a_damaged_position_of_equal_size_is_written_again(stopped, week, tensor
 
 def test_what_the_options_came_to_is_part_of_the_identity(stopped, week, monkeypatch, tensors):
     with monkeypatch.context() as patch:
-        patch.setattr(keeper, "arithmetic", lambda device, precision: "other")
+        patch.setattr(Machine, "arithmetic", lambda self, device: "other")
         with pytest.raises(DataError, match=r"not the same: precision \(then (fp32|bf16), now other\); give the same"):
             stopped.learn(week(3))
     torch.set_num_threads(2)
@@ -190,6 +193,30 @@ def test_what_the_options_came_to_is_part_of_the_identity(stopped, week, monkeyp
     stopped.learn(week(3))
     assert stopped.manifest.state.files == tensors
     assert stopped.manifest.state.tasks[-1].options["precision"] in ("fp32", "bf16")
+
+
+def test_it_goes_on_in_the_arithmetic_and_on_the_device_it_began_with(copied, week, forked, tensors):
+    machines = [replace(CPU, precision=precision) for precision in ("fp32", "bf16")]
+    exact, rough = (Store.open(copied.path, machine=machine) for machine in machines)
+    assert forked(lambda: exact.learn(week(3), progress=at_step(5))) == -signal.SIGKILL
+    found = unfinished.read(copied.path).identity
+    assert (found.device, found.became["precision"]) == ("cpu", "fp32")
+    with pytest.raises(DataError, match=r"not the same: precision \(then fp32, now bf16\); give the same") as caught:
+        rough.learn(week(3))
+    assert "\n" not in str(caught.value)
+    elsewhere = replace(found, device="cuda")
+    assert elsewhere.differences(found) == ["the device"]
+    exact.learn(week(3))
+    assert "went on from" in exact.manifest.history[-1].text
+    assert exact.manifest.state.tasks[-1].options == {"precision": "fp32"}
+
+
+def test_what_the_machine_does_besides_is_no_reason_to_stop(stopped, week, tensors):
+    other = replace(CPU, eval_batch_size=3, on_bad_sample="skip", threads=1)
+    store = Store.open(stopped.path, machine=other)
+    store.learn(week(3))
+    assert "went on from" in store.manifest.history[-1].text
+    assert store.manifest.state.files == tensors
 
 
 def test_a_position_kept_before_that_still_goes_on(stopped, week, tensors):

@@ -31,7 +31,7 @@ def forge(store, change):
 @pytest.mark.parametrize(
     ("version", "sentence"),
     [
-        (3, r"has format version 3, newer than the 2 of this hamcl; install a newer hamcl"),
+        (4, r"has format version 4, newer than the 3 of this hamcl; install a newer hamcl"),
         (0, r"has format version 0, which this hamcl does not read .*; learn the tasks again into a new store"),
         (None, r"does not begin as hamcl writes it"),
     ],

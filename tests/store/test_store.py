@@ -1,16 +1,19 @@
 """A store from its first day: learn, read again, evaluate, undo, forget earlier states."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from hamcl.config import HAMConfig
 from hamcl.errors import DataError, UsageError
+from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
 from hamcl.nn.backbones import load_backbone
 from hamcl.store import Store
 from hamcl.streams import Samples, Task
+
+from .conftest import CPU, OPTIONS
 
 
 def files(store):
@@ -20,13 +23,14 @@ def files(store):
 
 @pytest.mark.parametrize("head", ["ridge", "lda", "linear"])
 def test_a_learned_model_comes_back_bit_for_bit(create, week, toy, head):
-    store = create(head=head)
-    tasks = [week(i) for i in range(3)]
-    plain = HAM(load_backbone("timm/test_vit", pretrained=False, image_size=32), store.manifest.options)
+    store = create(head=head, projection=32 if head == "ridge" else None)
+    tasks, config = [week(i) for i in range(3)], store.manifest.options
+    backbone = load_backbone("timm/test_vit", depths=config.depths_to_read, pretrained=False, image_size=32)
+    plain = HAM(backbone, config, CPU)
     for task in tasks:
         report, alone = store.learn(task), plain.learn(task)
         assert (report.group, report.opened, report.losses) == (alone.group, alone.opened, alone.losses)
-    again = Store.open(store.path)
+    again = Store.open(store.path, machine=CPU)
     assert again.manifest == store.manifest
     model = again.model()
     assert toy.same(model.state_dict(), plain.state_dict())
@@ -200,6 +204,60 @@ def test_diff_says_the_same_only_of_the_same_bytes(create, week, quick):
     gap = (mine["rows.weight"] - theirs["rows.weight"]).abs().max().item()
     assert tensors["rows.weight"].theirs == f"F32 2 x 192, up to {gap:.3g} away"
     assert stores[0].diff(stores[2]) == []
+
+
+def test_the_machine_is_part_of_no_identity(create, week, quick, monkeypatch, toy):
+    monkeypatch.setattr("hamcl.store.work.now", lambda: "2026-01-02T03:04:05Z")  # else the times differ
+    one = create("one")
+    create("other")
+    machine = Machine(device="cpu", eval_batch_size=3, on_bad_sample="skip", threads=1)
+    other = Store.open(one.path.with_name("other.ham"), machine=machine)
+    for store in (one, other):
+        store.learn(week(0))
+        store.learn(week(1))
+    assert one.model().machine != other.model().machine
+    for store in (one, other):
+        assert not {field.name for field in fields(Machine)} & {*store.manifest.config, *store.manifest.resolved}
+        assert [task.options for task in store.manifest.state.tasks] == [{"precision": precision(one)}] * 2
+    assert one.manifest.config == other.manifest.config and one.manifest.resolved == other.manifest.resolved
+    assert one.manifest.state.files == other.manifest.state.files
+    assert toy.same(one.model().state_dict(), other.model().state_dict())
+    assert one.manifest.state.key == other.manifest.state.key
+    assert one.diff(other) == []
+
+
+def precision(store):
+    """What the arithmetic of a store's machine comes to."""
+    model = store.model()
+    return model.machine.arithmetic(model.device)
+
+
+@pytest.mark.parametrize("head", ["auto", "ridge", "linear"])
+def test_what_was_asked_is_kept_with_what_it_came_to(create, week, head):
+    store = create(head=head, projection=None)
+    resolved = store.manifest.resolved
+    store.learn(week(0), options={"epochs": 1})
+    manifest = Store.open(store.path).manifest
+    assert manifest.resolved == resolved and resolved["epochs"] == 2  # those of the store, not of the task
+    assert manifest.config == HAMConfig(**{**OPTIONS, "head": head, "projection": None}).to_dict()
+    assert manifest.config["depths"] == "auto" and "auto" not in manifest.resolved.values()
+    assert manifest.resolved.keys() == manifest.config.keys()
+    came_out = {name: manifest.resolved[name] for name in ("head", "depths", "projection")}
+    assert (
+        came_out
+        == {
+            "auto": {"head": "stack", "depths": "all", "projection": 1024},
+            "ridge": {"head": "ridge", "depths": "all", "projection": 4096},
+            "linear": {"head": "linear", "depths": "last", "projection": None},
+        }[head]
+    )
+
+
+def test_an_option_that_would_do_nothing_for_a_task_is_refused(create, week):
+    store = create(head="linear", projection=None)
+    with pytest.raises(UsageError, match=r"^option 'views' does nothing in a store with head 'linear'; leave it out"):
+        store.learn(week(0), options={"views": 3})
+    assert store.refresh().state.tasks == ()
 
 
 def test_diff_sees_names_that_changed_places(create, week, quick):

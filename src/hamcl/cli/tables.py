@@ -16,6 +16,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from hamcl.cli.shell import as_json, count, printable, unicode
+from hamcl.config import answering
 from hamcl.errors import UsageError
 from hamcl.plain import plain
 from hamcl.store import Difference, Evaluation, Score, Sizes, Store
@@ -74,8 +75,7 @@ def status(store: Store) -> Tree:
         for name, value in (("image size", backbone.options.image_size), ("max length", backbone.options.max_length))
         if value
     )
-    head = manifest.resolved.get("head", options.head)
-    tree.add(_text(f"backbone {backbone.spec}{sizes}, head {head}"))
+    tree.add(_text(f"backbone {backbone.spec}{sizes}, head {answering(options, backbone.modality)}"))
     tree.add(_text(f"{count(len(state.classes), 'class')}: {_some(state.classes)}"))
     tasks = tree.add(count(len(state.tasks), "task"))
     for number, (task, decision) in enumerate(zip(state.tasks, state.decisions, strict=True), 1):

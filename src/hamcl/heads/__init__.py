@@ -14,17 +14,6 @@ from hamcl.heads.ridge import Ridge
 from hamcl.heads.rows import Rows, TaskRows, TrainedRows
 from hamcl.heads.stack import Stack
 
-READS = {
-    "linear": frozenset[str](),
-    "cosine": frozenset[str](),
-    "ncm": frozenset({"views"}),
-    "lda": frozenset({"views", "drift", "shrinkage"}),
-    "ridge": frozenset({"views", "drift", "projection"}),
-    "stack": frozenset({"views", "drift", "shrinkage", "projection"}),
-    "auto": frozenset({"views", "drift", "shrinkage", "projection"}),
-}
-"""The options of `HAMConfig` that have an effect with each head."""
-
 
 def build_head(
     kind: str, blocks: Sequence[int], *, shrinkage: float | None = None, projection: int | None = None, seed: int = 0
@@ -52,7 +41,6 @@ def build_head(
 
 __all__ = [
     "LDA",
-    "READS",
     "Calibrated",
     "Head",
     "Linear",

@@ -11,10 +11,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hamcl.config import BARE, PRESETS, HAMConfig, resolve
+from hamcl.config import BARE, PRESETS, READS, HAMConfig, resolve
 from hamcl.errors import UsageError
 from hamcl.ham.flat import prefixed, stripped
-from hamcl.heads import READS
 from hamcl.learning.classify import Classify, Prediction
 from hamcl.machine import Machine
 from hamcl.nn.attach import AdaptedBackbone

@@ -6,9 +6,8 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from hamcl.config import BARE, HAMConfig
+from hamcl.config import BARE, READS, HAMConfig
 from hamcl.ham import Adapter
-from hamcl.heads import READS
 from hamcl.learning.learner import SHARED, TRAINING, Learner
 from hamcl.machine import Machine
 from hamcl.nn.backbones import Backbone

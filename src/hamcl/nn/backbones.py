@@ -67,7 +67,7 @@ class Backbone(nn.Module):
             UsageError: the weights are others, the features depend on chance, or there are no depths to read.
         """
         super().__init__()
-        self.spec = spec
+        self.spec, self.read = spec, read
         self.options: dict[str, Any] | None = None
         self.location = str(Path(spec).resolve()) if is_folder(spec) else spec
         self.module = module.requires_grad_(False).eval()

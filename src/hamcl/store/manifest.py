@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from hamcl.config import MACHINE, HAMConfig
+from hamcl.config import MACHINE, HAMConfig, useful
 from hamcl.machine import Machine
 from hamcl.store.document import dump, sealed
 from hamcl.store.files import OBJECTS
@@ -259,12 +259,13 @@ class Manifest:
 
     @property
     def options(self) -> HAMConfig:
-        """The config as HAMConfig.
+        """The config as HAMConfig, in today's names.
 
         Raises:
             UsageError: an option has a value that is not allowed, or asks for what is no more.
         """
-        return HAMConfig.from_dict({name: value for name, value in self.config.items() if name not in MACHINE})
+        config = HAMConfig.from_dict({name: value for name, value in self.config.items() if name not in MACHINE})
+        return config if self.format >= 3 else useful(config, self.backbone.modality)
 
     @property
     def dropped(self) -> dict[str, Plain]:

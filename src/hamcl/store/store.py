@@ -108,8 +108,8 @@ class Store:
         """Make a store for what a learner will learn; see `create`, which loads one."""
         from hamcl.store.work import facts_of
 
-        record, resolved = facts_of(learner)
-        manifest = Manifest(FORMAT, now(), record, learner.config.to_dict(), keep, resolved)
+        record, config, resolved = facts_of(learner)
+        manifest = Manifest(FORMAT, now(), record, config, keep, resolved)
         with files.explained(root):
             root.mkdir(parents=True, exist_ok=True)
         store = cls(root, manifest)

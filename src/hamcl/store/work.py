@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor
 
-from hamcl.config import PER_TASK, HAMConfig, resolve
+from hamcl.config import PER_TASK, HAMConfig, answering, resolve
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.machine import Machine
 from hamcl.methods.ham import HAM, HAMReport
@@ -52,8 +52,9 @@ def beginner(spec: str, options: Mapping[str, Any], config: HAMConfig) -> HAM:
     return HAM(load_backbone(home(spec), depths=config.depths_to_read, **asdict(known)), config)
 
 
-def facts_of(learner: HAM) -> tuple[BackboneRecord, dict[str, Any]]:
-    """What a store keeps of a learner's backbone (a local folder as an absolute path), and the resolved options.
+def facts_of(learner: HAM) -> tuple[BackboneRecord, dict[str, Any], dict[str, Any]]:
+    """What a store keeps of a learner's backbone (a local folder as an absolute path), its options and what they came
+    to.
 
     Raises:
         UsageError: the backbone could not be loaded again.
@@ -68,7 +69,10 @@ def facts_of(learner: HAM) -> tuple[BackboneRecord, dict[str, Any]]:
     record = BackboneRecord(
         backbone.location, options, backbone.fingerprint, backbone.modality, backbone.width, layers
     )
-    return record, learner.settings.to_dict()
+    config = learner.config
+    if config.depths_to_read == "auto" and backbone.read == "last":
+        config = replace(config, depths="last")  # as it was loaded by hand, and is to be loaded again
+    return record, config.to_dict(), learner.settings.to_dict()
 
 
 class Work:
@@ -100,7 +104,7 @@ class Work:
     ) -> HAMReport:
         if not 0 <= checkpoint_minutes < math.inf:
             raise UsageError(f"option 'checkpoint_minutes' must be at least 0 and finite, got {checkpoint_minutes}")
-        asked, task = _for_task(self.manifest.options, options or {}), self._read(task)
+        asked, task = _for_task(self.manifest, options or {}), self._read(task)
         with self.folder.writing("learn"):
             state = self.manifest.state
             if task.name in [canonical(known.name) for known in state.tasks]:
@@ -228,7 +232,7 @@ class Work:
         self, manifest: Manifest, machine: Machine | None = None, options: Mapping[str, Any] | None = None
     ) -> HAM:
         """Put the model of a manifest together, with options of one task where there are any."""
-        record, config = manifest.backbone, _for_task(manifest.options, options or {})
+        record, config = manifest.backbone, _for_task(manifest, options or {})
         spec, machine = self.spec or record.spec, machine or self.machine
         machine.resolved()  # a device that is not here is no fault of the store
         try:
@@ -273,13 +277,18 @@ class Work:
         self.folder.tidy()
 
 
-def _for_task(config: HAMConfig, options: Mapping[str, Any]) -> HAMConfig:
+def _for_task(manifest: Manifest, options: Mapping[str, Any]) -> HAMConfig:
+    config = manifest.options
+    head = answering(config, manifest.backbone.modality)
+    read = HAM.reads(replace(config, head=head))  # type: ignore[arg-type]
     for name in options:
         if name not in PER_TASK:
             raise UsageError(
                 f"option {name!r} belongs to the whole model and is chosen when the store is made; for one task "
                 f"choose from {', '.join(PER_TASK)}"
             )
+        if name not in read:
+            raise UsageError(f"option {name!r} does nothing in a store with head {head!r}; leave it out")
     return replace(config, **options)
 
 
