@@ -18,7 +18,7 @@ import numpy as np
 
 from hamcl.report.compare import Row, compare, spread
 from hamcl.report.plots import plot_comparison
-from hamcl.report.records import RESULT, Result
+from hamcl.report.records import RESULT, Result, differences
 
 TIMES, NONE = "\N{MULTIPLICATION SIGN}", "\N{EN DASH}"
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,11 +61,19 @@ OWN = ("ham", "settled", "ham-frozen", "ham-paper", "joint", "joint-ham-head")  
 
 
 def runs(stream: str) -> dict[str, list[Result]]:
-    """The records of a stream by the names of their rows, in the order of these."""
+    """The records of a stream by the names of their rows, in the order of these.
+
+    Raises:
+        SystemExit: runs of a row differ in more than their seed.
+    """
     held, found = load(stream), {}
     for name, record in held["runs"].items():
         result = Result.from_dict({**record, **held["streams"][record["stream"]]})
         found.setdefault(name.rpartition("-s")[0], []).append(result)
+    for name, results in found.items():
+        first, *others = ({**run.options, "seed": 0} for run in results)
+        if unlike := [clause for other in others for clause in differences(first, other)]:
+            raise SystemExit(f"{stream}: the runs of {name} differ in more than their seed: {'; '.join(unlike[:3])}")
     return {name: found[name] for name in ROWS if name in found}
 
 

@@ -34,9 +34,9 @@ def cell(tmp_path, stream, method, monkeypatch):
     """Make a run in the folder of a grid's cell, and return its record."""
     monkeypatch.setattr(runner, "_draw", lambda out, result: None)
 
-    def make(name, seed=0, **settings):
+    def make(name, seed=0, fail_at=None, **options):
         given = {"spec": "numbers", "seed": seed}
-        learner = method(HAMConfig(seed=seed), **settings)
+        learner = method(HAMConfig(seed=seed, **options), fail_at=fail_at)
         return run(stream, learner, tmp_path / "runs" / name / f"s{seed}", options=RunOptions("ham", given))
 
     return make
@@ -67,6 +67,14 @@ def cell_of(folder, accuracy):
     result = replace(result, accuracy=np.where(np.isnan(result.accuracy), np.nan, accuracy))
     result.write(folder)
     return result
+
+
+def test_a_row_is_of_one_configuration(tables, cell, tmp_path):
+    cell(f"{ICD10}/ham", 0)
+    cell(f"{ICD10}/ham", 1, shrinkage=0.5)
+    tables.add(tmp_path / "runs")
+    with pytest.raises(SystemExit, match="the runs of ham differ in more than their seed: shrinkage was None and is"):
+        tables.runs(ICD10)
 
 
 def test_what_is_no_row_is_refused_and_what_is_not_finished_is_left_out(tables, cell, tmp_path):

@@ -25,9 +25,9 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#000000", "#8c564b", "#3
 """Each at least 3:1 on white and apart from the others in every kind of colour blindness (CIE76, at least 14)."""
 MARKERS = "os^Dv*Ph"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1)), (0, (6, 1.5, 1.5, 1.5)))
-PANEL, LABELS, HEIGHT = 5.2, 3.3, 4.4  # inches: of the axes, of the names to their right, and of both
+PANEL, LABELS, HEIGHT = 5.2, 3.5, 4.4  # inches: of the axes, of the names to their right, and of both
 MARGINS = (0.65, 0.1, 0.55, 0.55)  # inches: left, right, bottom, top
-FONT, LEADING, WRAP = 8.0, 1.25, 50  # of the names: points, lines apart, letters of a line
+FONT, LEADING, WRAP = 8.0, 1.25, 57  # of the names: points, lines apart, letters of a line
 
 
 def plot_matrix(path: Path, result: Result) -> None:
