@@ -6,6 +6,7 @@ Runs every command through the real command line in a pseudo-terminal, in a fold
 writes what was typed and what the screen showed into the page.
 """
 
+import argparse
 import os
 import pty
 import re
@@ -73,6 +74,8 @@ def session() -> str:
 
 
 def main() -> None:
+    """Write the page anew."""
+    argparse.ArgumentParser(description="Run the session of docs/practitioner.md and write it there.").parse_args()
     os.environ |= {"COLUMNS": "100", "LINES": "40", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)

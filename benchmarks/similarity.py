@@ -40,6 +40,7 @@ from torch import Tensor
 
 from hamcl.config import HAMConfig
 from hamcl.ham import Adapter, Assignment, Group, Groups, Layers, Merged, weight
+from hamcl.heads import TrainedRows
 from hamcl.methods.ham import HAM
 from hamcl.rng import generator
 from hamcl.streams import Samples, Task
@@ -238,7 +239,7 @@ def learn(tasks: list[Task], args: argparse.Namespace) -> dict[str, dict[str, fl
             scores: dict[str, list[Tensor]] = {"head": [], "rows": []}
             for i in order:
                 truth = torch.tensor([learner.classes.index(tasks[i].classes[y]) for y in tasks[i].test.labels])
-                rows = learner.objective.rows.logits(learner.look(tasks[i].test))
+                rows = TrainedRows(learner.objective.rows).logits(learner.look(tasks[i].test))
                 for name, logits in (("head", learner.logits(tasks[i].test)), ("rows", rows)):
                     scores[name].append((logits.argmax(1) == truth).double())
             own = accuracies.setdefault(kind, {"head": [], "rows": []})
