@@ -139,3 +139,31 @@ def test_options_of_earlier_versions_are_read_under_the_names_of_today(tmp_path)
         with pytest.raises(DataError, match=name) as refused:
             Result.read(tmp_path)
         assert "\n" not in str(refused.value) and "0.1.0" in str(refused.value)
+
+
+def places(value, path=()):
+    """The path to every entry of a JSON value."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_damaged_record_is_read_or_refused_in_one_sentence(tmp_path, version):
+    whole = former() if version == 1 else Result.from_dict(former()).to_dict()
+    refused = 0
+    for path in places(whole):
+        for wrong in (None, -3, "x", [], {}, [[]], 1e400):
+            damaged = json.loads(json.dumps(whole))
+            at = damaged
+            for key in path[:-1]:
+                at = at[key]
+            at[path[-1]] = wrong
+            (tmp_path / "result.json").write_text(json.dumps(damaged))
+            try:
+                Result.read(tmp_path)
+            except DataError as error:
+                refused += 1
+                assert "\n" not in str(error)
+    assert refused > 100

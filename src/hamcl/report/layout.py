@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from hamcl.config import MACHINE, current
+from hamcl.errors import UsageError
 from hamcl.metrics import Floats
 
 FORMAT = 2
@@ -77,6 +79,12 @@ def rows(table: dict[str, Any], count: int) -> list[dict[str, Any]]:
     return [{key: column[i] for key, column in split.items()} for i in range(count)]
 
 
+def present(report: dict[str, Any]) -> dict[str, Any]:
+    """The entries of one step, of those that any step has."""
+    nested = {key: present(value) if isinstance(value, dict) else value for key, value in report.items()}
+    return {key: value for key, value in nested.items() if value is not None and value != {}}
+
+
 def text(record: dict[str, Any]) -> str:
     """A record as JSON, with a line for each part, and for each entry of the parts that are long."""
     parts = []
@@ -133,4 +141,30 @@ def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-__all__ = ["FORMAT", "columns", "counts", "fractions", "reported", "rounded", "rows", "text", "upgraded"]
+def current_options(config: dict[str, Any]) -> dict[str, Any]:
+    """The options of a record under the names of today, without those that belong to the machine.
+
+    Raises:
+        ValueError: one asks for what is no more.
+    """
+    # An option that came later had no effect before.
+    parts = {} if "later_tasks" in config else {"distill_growth": False, "settle": False, "shorten": "never"}
+    try:
+        return current({**parts, **{name: value for name, value in config.items() if name not in MACHINE}})
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+
+
+__all__ = [
+    "FORMAT",
+    "columns",
+    "counts",
+    "current_options",
+    "fractions",
+    "present",
+    "reported",
+    "rounded",
+    "rows",
+    "text",
+    "upgraded",
+]

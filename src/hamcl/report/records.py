@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hamcl import metrics
-from hamcl.config import BARE, MACHINE, HAMConfig, current
+from hamcl.config import BARE, HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.files import new_file
 from hamcl.methods.registry import load_method
@@ -234,36 +234,32 @@ class Result:
         """
         try:
             values = layout.upgraded(values)
-            names, stream, right = values["classes"], values["stream"], values["correct"]
+            names, stream, right = dict(enumerate(values["classes"])), values["stream"], values["correct"]
             tasks = [
                 StreamTask(**{**task, "classes": [names[place] for place in task["classes"]]})
                 for task in layout.rows(stream["tasks"], len(stream["tasks"]["name"]))
             ]
             tests, seen = [task.test for task in tasks], _seen(tasks)
+            steps = layout.rows(values["steps"], len(right))
+            for step in steps:
+                step |= {"peak_memory": MEMORY | step["peak_memory"], "report": layout.present(step["report"])}
             return cls(
                 method=values["method"],
                 stream=StreamRecord(stream["name"], stream["options"], tasks),
                 backbone=values["backbone"],
-                config=_current(values["config"]),
+                config=layout.current_options(values["config"]),
                 resolved=values.get("resolved", {}),
                 provenance=values["provenance"],
                 command=values["command"],
                 status=values["status"],
                 error=values["error"],
-                steps=[
-                    StepRecord(
-                        task=tasks[i].name,
-                        seen_classes=seen[i],
-                        **{**step, "peak_memory": MEMORY | step["peak_memory"], "report": _said(step["report"])},
-                    )
-                    for i, step in enumerate(layout.rows(values["steps"], len(right)))
-                ],
+                steps=[StepRecord(tasks[i].name, seen[i], **step) for i, step in enumerate(steps)],
                 finish_seconds=values["finish_seconds"],
                 accuracy=layout.fractions(right, tests),
                 task_accuracy=layout.fractions(values["correct_told"], tests),
                 notes=values["notes"],
             )
-        except (KeyError, TypeError, IndexError) as error:
+        except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"an entry is missing or unknown: {error}") from error
 
     def write(self, out: Path) -> None:
@@ -302,27 +298,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
     return [f"{where} was {old!r} and is now {new!r}"]
 
 
-def _current(config: dict[str, Any]) -> dict[str, Any]:
-    """The options of a record under the names of today, without those that belong to the machine.
-
-    Raises:
-        ValueError: one asks for what is no more.
-    """
-    # An option that came later had no effect before.
-    parts = {} if "later_tasks" in config else {"distill_growth": False, "settle": False, "shorten": "never"}
-    try:
-        return current({**parts, **{name: value for name, value in config.items() if name not in MACHINE}})
-    except UsageError as error:
-        raise ValueError(str(error)) from error
-
-
 def _seen(tasks: Sequence[StreamTask]) -> list[int]:
     """The number of different classes in the tasks up to each one."""
     known: set[str] = set()
     return [len(known := known | {*task.classes}) for task in tasks]
-
-
-def _said(report: dict[str, Any]) -> dict[str, Any]:
-    """The entries of one step, of those that any step has."""
-    nested = {key: _said(value) if isinstance(value, dict) else value for key, value in report.items()}
-    return {key: value for key, value in nested.items() if value is not None and value != {}}
