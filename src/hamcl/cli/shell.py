@@ -228,8 +228,9 @@ def read_task(data: str, machine: "Machine", **options: Any) -> "Task":
 
 
 def prepare(machine: "Machine") -> None:
-    """Refuse a device that is not here before anything is read, set the number of threads, and silence the bars of
-    libraries, which would run through our own.
+    """Refuse a device that is not here before anything is read, and set the number of threads.
+
+    The bars of libraries, which would run through our own, are silenced.
 
     Raises:
         UsageError: there is no such device here.

@@ -53,8 +53,9 @@ def beginner(spec: str, options: Mapping[str, Any], config: HAMConfig) -> HAM:
 
 
 def facts_of(learner: HAM) -> tuple[BackboneRecord, dict[str, Any], dict[str, Any]]:
-    """What a store keeps of a learner's backbone (a local folder as an absolute path), its options and what they came
-    to.
+    """What a store keeps of a learner: its backbone (a local folder as an absolute path), and its options.
+
+    Of the options also what they came to.
 
     Raises:
         UsageError: the backbone could not be loaded again.
