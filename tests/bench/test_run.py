@@ -11,7 +11,7 @@ from hamcl import metrics
 from hamcl.bench import run as runner
 from hamcl.bench.run import RunOptions, run
 from hamcl.bench.state import load_state
-from hamcl.config import HAMConfig
+from hamcl.config import MACHINE, HAMConfig
 from hamcl.errors import DataError, TrainingError, UsageError
 from hamcl.report.records import Result
 from hamcl.streams.base import Samples, Stream
@@ -58,7 +58,11 @@ def test_a_run_leaves_its_whole_record(tmp_path, stream, method):
     assert record["steps"]["parameters"] == {"trainable": [1] * 4, "stored": record["steps"]["parameters"]["stored"]}
     assert record["steps"]["parameters"]["stored"][-1] == 8
     assert record["steps"]["report"]["losses"][1] == [None, 0.5]
-    assert record["config"] == HAMConfig().to_dict()
+    assert record["config"] == HAMConfig().to_dict()  # as asked
+    settled = {"head": "ridge", "depths": "all", "projection": 4096, "views": 1}
+    assert record["resolved"] == {**record["config"], **settled} and result.config["head"] == "auto"
+    assert not set(MACHINE) & {*record["config"], *record["resolved"]}
+    assert (record["provenance"]["device"], record["provenance"]["precision"]) in [("cpu", "fp32"), ("cpu", "bf16")]
     assert record["stream"]["options"] == {"spec": "numbers", "tasks": 4}
     assert record["backbone"]["fingerprint"] == "abc"
     assert record["provenance"]["packages"]["torch"].startswith("2.")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 import hamcl
 from hamcl.cli.live import Live
+from hamcl.config import MACHINE
 from hamcl.methods.ham import HAM
 from hamcl.nn import backbones
 from hamcl.report.records import Result
@@ -50,6 +51,19 @@ def test_a_run_and_its_report(ham, tmp_path):
     assert row.split("|")[2].strip() == "2" and "±" in row and row.split("|")[3].strip() in result.stdout
     with Image.open(tmp_path / "r.png") as image:
         assert image.format == "PNG"
+
+
+def test_a_record_keeps_what_was_asked_and_what_came_of_it_and_nothing_of_the_machine(ham, tmp_path):
+    line = [*RUN, "--method", "ham", "--projection", 16, "--out", tmp_path / "a"]
+    ham.shown(*line, "--precision", "fp32", "--eval-batch-size", 5)
+    record = Result.read(tmp_path / "a")
+    assert (record.config["head"], record.config["depths"], record.config["projection"]) == ("auto", "auto", 16)
+    assert record.resolved == {**record.config, "head": "stack", "depths": "all"}
+    assert not set(MACHINE) & {*record.config, *record.resolved}
+    assert (record.provenance["device"], record.provenance["precision"]) == ("cpu", "fp32")
+    before = (tmp_path / "a" / "result.json").read_bytes()
+    ham.shown(*line, "--resume", "--precision", "bf16", "--eval-batch-size", 7)
+    assert (tmp_path / "a" / "result.json").read_bytes() == before, "the same run, on another machine"
 
 
 def test_a_run_is_resumed_or_replaced_only_when_asked(ham, tmp_path, monkeypatch):
