@@ -11,6 +11,7 @@ the part about the stream, which many runs share, written once. What stands arou
 import argparse
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ TITLE = "average accuracy over all classes after the last task, %"
 OWN = ("ham", "settled", "ham-frozen", "ham-paper", "joint", "joint-ham-head")  # no rivals
 
 
+@cache
 def runs(stream: str) -> dict[str, list[Result]]:
     """The records of a stream by the names of their rows, in the order of these.
 
@@ -114,6 +116,7 @@ def put(stream: str, name: str, result: Result) -> None:
     records = ",\n".join(f"{json.dumps(key)}: {_short(run)}" for key, run in held["runs"].items())
     text = f'{{\n"streams": [\n{streams}\n],\n"runs": {{\n{records}\n}}\n}}\n'
     (RESULTS / f"{stream}.json").write_text(text, encoding="utf-8")
+    runs.cache_clear()
 
 
 def _short(value: Any) -> str:
