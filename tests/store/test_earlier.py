@@ -73,6 +73,17 @@ def test_it_answers_as_it_did(earlier, generation, kind):
     torch.testing.assert_close(answer.probabilities, expected, rtol=0, atol=1e-4)
 
 
+KEYS = {
+    "v1": {"image": "b222f529cad1f85e", "text": "0c962833588b1226"},
+    "v2": {"image": "56f816e9865d215e", "text": "14275652e983b2a9"},
+}
+
+
+def test_its_state_has_the_key_it_had(earlier, generation, kind):
+    """By which a `learn` that was under way knows the model it began from."""
+    assert earlier.manifest.state.key.startswith(KEYS[generation][kind])
+
+
 def test_it_verifies_evaluates_learns_on_and_goes_back(earlier, generation, kind, tasks, toy):
     earlier.verify()
     assert earlier.diff(earlier) == []
