@@ -74,7 +74,7 @@ ROOMS = (
     ("reading",),
     ("streams",),
     ("ham",),
-    ("errors", "rng", "config", "machine", "files", "plain", "tensors", "metrics", "turns", "network"),
+    ("errors", "rng", "config", "machine", "files", "plain", "tensors", "metrics", "turns", "network", "words"),
 )
 """From top to bottom: a room imports from its own line and those below it."""
 

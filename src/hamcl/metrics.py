@@ -63,8 +63,7 @@ def average_accuracy(R: ArrayLike, t: int = -1) -> float:
 
     Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", 2017 (ACC).
     """
-    matrix, t = _matrix(R), _step(R, t)
-    return _mean(matrix[t, : t + 1])
+    return _mean(_row(R, t))
 
 
 def sample_accuracy(R: ArrayLike, n: ArrayLike, t: int = -1) -> float:
@@ -73,9 +72,9 @@ def sample_accuracy(R: ArrayLike, n: ArrayLike, t: int = -1) -> float:
     The fraction of all test samples of the seen tasks that are right; equal to `average_accuracy` when every task has
     as many test samples.
     """
-    matrix, t = _matrix(R), _step(R, t)
-    counts = _counts(n, len(matrix))[: t + 1]
-    return float(matrix[t, : t + 1] @ counts / counts.sum())
+    row = _row(R, t)
+    counts = _counts(n, len(_matrix(R)))[: len(row)]
+    return float(row @ counts / counts.sum())
 
 
 def average_incremental_accuracy(R: ArrayLike, n: ArrayLike | None = None) -> float:
@@ -209,11 +208,12 @@ def _matrix(R: ArrayLike) -> Floats:
     return matrix
 
 
-def _step(R: ArrayLike, t: int) -> int:
-    steps = len(_matrix(R))
-    if not -steps <= t < steps:
-        raise ValueError(f"step {t} does not exist in an accuracy matrix of {steps} steps")
-    return t % steps
+def _row(R: ArrayLike, t: int) -> Floats:
+    """The accuracies after step t on the tasks learned by then."""
+    matrix = _matrix(R)
+    if not -len(matrix) <= t < len(matrix):
+        raise ValueError(f"step {t} does not exist in an accuracy matrix of {len(matrix)} steps")
+    return matrix[t, : t % len(matrix) + 1]
 
 
 def _counts(n: ArrayLike, tasks: int) -> Floats:

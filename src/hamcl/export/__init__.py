@@ -1,6 +1,5 @@
 """What was learned in the formats of other libraries, each with its class names and a model card."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import get_args
@@ -50,8 +49,7 @@ def export(
         )
     with new_folder(Path(path).expanduser()) as folder:
         export_classes(folder, learned.classes)
-        stock = WRITERS[kind](learned, folder)
-        form = Form(kind, stock)
+        form = Form(kind, _write(learned, folder, kind))
         write_card(folder, learned, form, card or Card())
         return manner(learned, form, folder)
 
@@ -80,65 +78,40 @@ def check(path: str | Path, kind: Kind, *, overwrite: bool = False) -> None:
     check_folder(place)
 
 
-def _peft(learned: Learned, folder: Path) -> Stock | None:
-    stock = _stock(learned)
-    if stock and _ambiguous(stock):
+def _write(learned: Learned, folder: Path, kind: Kind) -> Stock | None:
+    """The files of one kind; returns the library's classification model where the head is its classifier."""
+    if kind == "onnx":
+        # PyTorch's exporter takes seconds to import, and an extra that not everyone has.
+        from hamcl.export.onnx import save_onnx
+
+        save_onnx(folder, learned)
+        return None
+    merged, stock = learned.merged, None
+    if kind != "adapters":
+        stock = stock_classifier(merged, learned.head, learned.classes, normalize=learned.normalize)
+    if kind == "peft" and stock and _ambiguous(stock):
         stock = None
-    update = final(learned.groups)
-    export_peft(folder, update, learned.merged, stock=stock, metadata=_header(learned))
-    save_inputs(folder, learned.merged, learned.augmentation)
-    return _head(learned, folder, stock)
-
-
-def _merged(learned: Learned, folder: Path) -> Stock | None:
-    stock = _stock(learned)
-    save_merged(folder, learned.merged, classes=learned.classes, stock=stock, augmentation=learned.augmentation)
-    if stock is None or learned.merged.modality == "image":
-        write_remote(folder, learned, stock)
-    return _head(learned, folder, stock)
-
-
-def _onnx(learned: Learned, folder: Path) -> None:
-    # PyTorch's exporter takes seconds to import, and an extra that not everyone has.
-    from hamcl.export.onnx import save_onnx
-
-    save_onnx(folder, learned)
-
-
-def _adapters(learned: Learned, folder: Path) -> None:
-    for j, group in enumerate(learned.groups):
-        metadata = {**_header(learned), "tasks": ", ".join(group.tasks)}
-        export_peft(folder / f"group-{j}", final([group]), learned.merged, metadata=metadata)
-    save_inputs(folder, learned.merged, learned.augmentation)
-    _head(learned, folder, None)
-
-
-WRITERS: dict[Kind, Callable[[Learned, Path], Stock | None]] = {
-    "peft": _peft,
-    "merged": _merged,
-    "onnx": _onnx,
-    "adapters": _adapters,
-}
-
-
-def _stock(learned: Learned) -> Stock | None:
-    return stock_classifier(learned.merged, learned.head, learned.classes, normalize=learned.normalize)
+    if kind == "merged":
+        save_merged(folder, merged, classes=learned.classes, stock=stock, augmentation=learned.augmentation)
+        if stock is None or merged.modality == "image":
+            write_remote(folder, learned, stock)
+    else:
+        header = {"base": merged.spec, "base_fingerprint": learned.fingerprint}
+        if kind == "peft":
+            export_peft(folder, final(learned.groups), merged, stock=stock, metadata=header)
+        for j, group in enumerate(learned.groups if kind == "adapters" else ()):
+            metadata = {**header, "tasks": ", ".join(group.tasks)}
+            export_peft(folder / f"group-{j}", final([group]), merged, metadata=metadata)
+        save_inputs(folder, merged, learned.augmentation)
+    if stock is None:
+        export_head(folder, learned.head, learned.classes, normalize=learned.normalize)
+    return stock
 
 
 def _ambiguous(stock: Stock) -> bool:
     """Whether PEFT, which compares endings, would take other modules for the classifier too."""
     names = [name for name, _ in stock.module.named_modules() if name.endswith(stock.classifier)]
     return names != [stock.classifier]
-
-
-def _head(learned: Learned, folder: Path, stock: Stock | None) -> Stock | None:
-    if stock is None:
-        export_head(folder, learned.head, learned.classes, normalize=learned.normalize)
-    return stock
-
-
-def _header(learned: Learned) -> dict[str, str]:
-    return {"base": learned.merged.spec, "base_fingerprint": learned.fingerprint}
 
 
 __all__ = ["Card", "Kind", "Learned", "check", "export"]

@@ -18,6 +18,7 @@ from hamcl.heads import Linear
 from hamcl.nn.backbones import Backbone
 from hamcl.nn.layers import HamLayer
 from hamcl.tensors import read_tensors
+from hamcl.words import shown
 
 from peft import LoraConfig  # isort: skip  # after hamcl.nn.layers has prepared torchvision
 
@@ -100,7 +101,20 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
         if pair.keys() != {"A", "B"}:
             raise DataError(f"{folder} lacks a factor of layer {layer!r}; export the adapter again")
         name = layer.removeprefix(prefix)
-        layers[name] = _factors(folder, layer, pair["A"], pair["B"], config, alphas, adapted[name])
+        A, B = pair["A"], pair["B"]
+        shape, rank = adapted[name].base_weight.shape, A.shape[0] if A.ndim else 0
+        expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
+        if (tuple(A.shape), tuple(B.shape)) != expected or rank == 0:
+            raise UsageError(
+                f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but the "
+                f"weight is {tuple(shape)}; it was made for another model"
+            )
+        usual = float(config.get("lora_alpha", 8))
+        alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), usual)
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        layers[name] = Factors(A.flatten(1).float(), B.flatten(1).float() * scale)
+        if not (torch.isfinite(layers[name].A).all() and torch.isfinite(layers[name].B).all()):
+            raise DataError(f"{folder} is not finite in layer {layer!r}")
     return Foreign(layers, whole, prefix)
 
 
@@ -151,7 +165,7 @@ def _kept(folder: Path, config: Mapping[str, Any], option: str, kind: type[list 
     """An option, which is absent or a list or mapping of strings."""
     value = config.get(option)
     if value is not None and (not isinstance(value, kind) or not all(isinstance(key, str) for key in value)):
-        raise DataError(f"{folder / CONFIG} is damaged: {option} is {_short(value)}")
+        raise DataError(f"{folder / CONFIG} is damaged: {option} is {shown(value)}")
     return value
 
 
@@ -165,13 +179,13 @@ def _alphas(folder: Path, config: Mapping[str, Any]) -> list[tuple[re.Pattern[st
     patterns: dict[str, Any] = _kept(folder, config, "alpha_pattern", dict) or {}
     for value in (config.get("lora_alpha", 8), *patterns.values()):
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e30:
-            raise DataError(f"{folder / CONFIG} is damaged: lora_alpha is {_short(value)}")
+            raise DataError(f"{folder / CONFIG} is damaged: lora_alpha is {shown(value)}")
     bare = {pattern: re.sub(r"\\[^0-9]", "x", pattern) for pattern in patterns}
     for pattern, plain in bare.items():
         # A repeated group can take exponential time, repetitions one after another polynomial time.
         if re.search(r"\)[*+?{]|\\|\(\?", plain) or len(re.findall(r"[*+{]", plain)) > 2 or len(plain) > 1000:
             raise UsageError(
-                f"{folder} names layers by {_short(pattern)}, a pattern that could take for ever; give the names of "
+                f"{folder} names layers by {shown(pattern)}, a pattern that could take for ever; give the names of "
                 f"the layers in alpha_pattern of {CONFIG}"
             )
     if len(patterns) > PATTERNS or sum(1 for plain in bare.values() if re.search(r"[*+{]", plain)) > WILD:
@@ -180,15 +194,6 @@ def _alphas(folder: Path, config: Mapping[str, Any]) -> list[tuple[re.Pattern[st
         return [(re.compile(rf"(.*\.)?({pattern})$"), float(alpha)) for pattern, alpha in patterns.items()]
     except re.error as error:
         raise DataError(f"{folder / CONFIG} is damaged: {error.pattern!r:.60} is no pattern of layer names") from error
-
-
-def _short(value: object) -> str:
-    """A value from a file, no longer than a sentence bears."""
-    try:
-        text = repr(value)
-    except ValueError:  # a number of more digits than Python prints
-        text = "a number of thousands of digits"
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _tensors(folder: Path, backbone: Backbone) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -215,7 +220,7 @@ def _check_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Refuse whatever would make the update something else than scaling * B A."""
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise UsageError(f"{folder} is a PEFT adapter of type {_short(kind)}; only LORA can be imported")
+        raise UsageError(f"{folder} is a PEFT adapter of type {shown(kind)}; only LORA can be imported")
     start = str(config.get("init_lora_weights", True)).lower()
     if start.startswith(REWRITES_BASE):
         raise UsageError(
@@ -227,7 +232,7 @@ def _check_settings(folder: Path, config: Mapping[str, Any]) -> None:
         if option in READ | HARMLESS or not value or value == usual.get(option):
             continue
         raise UsageError(
-            f"{folder} has {option}={_short(value)}, which makes it more than a plain LoRA; it is not imported"
+            f"{folder} has {option}={shown(value)}, which makes it more than a plain LoRA; it is not imported"
         )
 
 
@@ -242,13 +247,10 @@ def _check_base(folder: Path, config: Mapping[str, Any], metadata: Mapping[str, 
         )
     hub, _, name = backbone.spec.partition("/")
     own = name if hub in ("hf", "timm") else NAMES.get(backbone.spec)
-    if known is None and own and theirs and _last(theirs) != _last(own):
+    # Names without their owner or their folder.
+    wanted, given = (str(name or "").rstrip("/").rpartition("/")[2].lower() for name in (own, theirs))
+    if known is None and own and theirs and wanted != given:
         raise UsageError(f"{folder} was made for {theirs!r}, not for backbone {backbone.spec!r}")
-
-
-def _last(name: str) -> str:
-    """The name of a model without its owner or its folder."""
-    return name.rstrip("/").rpartition("/")[2].lower()
 
 
 def _prefix(folder: Path, names: Iterable[str], adapted: Mapping[str, HamLayer], backbone: Backbone) -> str:
@@ -273,29 +275,3 @@ def _prefix(folder: Path, names: Iterable[str], adapted: Mapping[str, HamLayer],
     if prefix is None:
         raise UsageError(f"{folder} adapts no layer")
     return prefix
-
-
-def _factors(
-    folder: Path,
-    layer: str,
-    A: Tensor,
-    B: Tensor,
-    config: Mapping[str, Any],
-    alphas: Sequence[tuple[re.Pattern[str], float]],
-    own: HamLayer,
-) -> Factors:
-    shape = own.base_weight.shape
-    rank = A.shape[0] if A.ndim else 0
-    expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
-    if (tuple(A.shape), tuple(B.shape)) != expected or rank == 0:
-        raise UsageError(
-            f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but the "
-            f"weight is {tuple(shape)}; it was made for another model"
-        )
-    usual = float(config.get("lora_alpha", 8))
-    alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), usual)
-    scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-    factors = Factors(A.flatten(1).float(), B.flatten(1).float() * scale)
-    if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):
-        raise DataError(f"{folder} is not finite in layer {layer!r}")
-    return factors

@@ -9,6 +9,7 @@ from hamcl.ham import Group
 from hamcl.heads import Linear
 from hamcl.nn.backbones import Backbone
 from hamcl.streams.base import Augmentation
+from hamcl.streams.names import is_unicode
 
 Kind = Literal["peft", "merged", "onnx", "adapters"]
 
@@ -60,9 +61,5 @@ class Card:
 
     def __post_init__(self) -> None:
         for name in ("title", "text", "license"):
-            try:
-                (getattr(self, name) or "").encode()
-            except UnicodeEncodeError as error:
-                raise UsageError(
-                    f"the {name} of a card must be Unicode text, got {getattr(self, name)!r:.80}"
-                ) from error
+            if not is_unicode(getattr(self, name) or ""):
+                raise UsageError(f"the {name} of a card must be Unicode text, got {getattr(self, name)!r:.80}")

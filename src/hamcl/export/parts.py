@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hamcl.errors import UsageError
 from hamcl.export.stock import Stock, is_whole, known_name, library, samples, unlabel
-from hamcl.ham.adapter import Factors, Layers, check_finite
+from hamcl.ham.adapter import Layers, check_finite
 from hamcl.ham.merging import compress
 from hamcl.heads import Linear
 from hamcl.nn.backbones import Backbone
@@ -61,7 +61,8 @@ def export_peft(
             raise UsageError(
                 f"layer {name!r} cannot be exported: its update is {factors.shape}, but its weight {tuple(shape)}"
             )
-        plain = _full(factors)
+        limit = min(factors.shape)
+        plain = (compress(factors, limit)[0] if factors.rank > limit else factors).to(torch.float32)
         ranks[name] = plain.rank
         kernel = [1] * (len(shape) - 2)
         tensors[f"{name}.lora_A.weight"] = plain.A.reshape(-1, *shape[1:])
@@ -191,14 +192,9 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
     """
     if len(head.weight) != len(classes):
         raise UsageError(f"a head of {len(head.weight)} rows cannot be exported for {len(classes)} classes")
-    tensors = {"weight": head.weight, "bias": head.bias}
-    if head.projection is not None:
-        tensors["projection"] = head.projection
-    if head.direct is not None:
-        tensors["direct"] = head.direct
     out = Path(path)
     out.mkdir(parents=True, exist_ok=True)
-    floats = {name: tensor.float() for name, tensor in tensors.items()}
+    floats = {name: tensor.float() for name, tensor in vars(head).items() if tensor is not None}
     write_tensors(out / "head.safetensors", floats, {"normalize": json.dumps(normalize), **PYTORCH})
     export_classes(out, classes)
 
@@ -206,13 +202,6 @@ def export_head(path: str | Path, head: Linear, classes: Sequence[str], *, norma
 def export_classes(path: str | Path, classes: Sequence[str]) -> None:
     """Write `classes.json`, the class names in the order of the scores."""
     write_json(Path(path) / CLASSES, list(classes))
-
-
-def _full(factors: Factors) -> Factors:
-    """The same update in float32 at no more than full rank."""
-    limit = min(factors.shape)
-    plain = compress(factors, limit)[0] if factors.rank > limit else factors
-    return plain.to(torch.float32)
 
 
 def _weight(module: nn.Module, name: str) -> Tensor:

@@ -1,7 +1,7 @@
 """The models of timm and transformers that hold a head as their own classifier."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,14 +76,6 @@ def stock_classifier(backbone: Backbone, head: Linear, classes: Sequence[str], *
     return stock if _agree(stock, backbone, head) else None
 
 
-def label(config: Any, classes: Sequence[str]) -> None:
-    """Give the configuration of a transformers model the class names, and nothing of another classifier."""
-    config.id2label = dict(enumerate(classes))
-    config.label2id = {name: i for i, name in enumerate(classes)}
-    config.problem_type = "single_label_classification"
-    config.__dict__.pop("auto_map", None)  # code that stays where the base model is
-
-
 def unlabel(config: Any) -> None:
     """Take what is said of any classifier out of the configuration of a transformers model that has none.
 
@@ -147,7 +139,9 @@ def _transformers(backbone: Backbone, classes: Sequence[str]) -> Stock | None:
     auto = auto_class(backbone)
     own: Any = backbone.module
     config = copy.deepcopy(own.config)
-    label(config, classes)
+    config.id2label, config.label2id = dict(enumerate(classes)), {name: i for i, name in enumerate(classes)}
+    config.problem_type = "single_label_classification"
+    config.__dict__.pop("auto_map", None)  # code that stays where the base model is
     preprocess = backbone.preprocess
     if isinstance(preprocess, TextPreprocess) and getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = preprocess.tokenizer.pad_token_id
@@ -186,12 +180,8 @@ def _set(stock: Stock, head: Linear) -> bool:
 def _agree(stock: Stock, backbone: Backbone, head: Linear) -> bool:
     batch = samples(backbone)
     expected = head(backbone(batch))
-    scores = scores_of(stock.module, batch, getattr(backbone.features, "options", {}))
+    if library(stock.module) == "timm":
+        scores = stock.module(batch["pixel_values"])
+    else:
+        scores = stock.module(**batch, **getattr(backbone.features, "options", {})).logits
     return bool((scores - expected).abs().max() <= TOLERANCE * expected.abs().max())
-
-
-def scores_of(module: nn.Module, batch: Mapping[str, Tensor], options: Mapping[str, Any]) -> Tensor:
-    """What a classification model of timm or transformers says of a batch, shape (n, classes)."""
-    if library(module) == "timm":
-        return module(batch["pixel_values"])
-    return module(**batch, **options).logits

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from hamcl.ham.adapter import Adapter, Factors, Group, check_finite, check_matching
+from hamcl.ham.flat import adapters_state
 from hamcl.ham.merging import RULES, Merged, PruneOn, merge_layers
 
 
@@ -159,19 +160,10 @@ class Groups:
 
     def state_dict(self) -> dict[str, Any]:
         """A flat dict of tensors, `"<group>.<layer>.A"` and `".B"`, plus "meta", which is plain JSON."""
-        state: dict[str, Any] = {
-            "meta": {
-                "groups": [
-                    {"importance": g.importance, "tasks": list(g.tasks), "layers": list(g.layers)} for g in self.groups
-                ],
-                "history": [asdict(a) for a in self.history],
-                "calibration": asdict(self.calibration),
-            }
-        }
-        for j, group in enumerate(self.groups):
-            for layer, factors in group.layers.items():
-                state[f"{j}.{layer}.A"], state[f"{j}.{layer}.B"] = factors.A, factors.B
-        return state
+        groups = [{"importance": g.importance, "tasks": list(g.tasks), "layers": list(g.layers)} for g in self.groups]
+        history, calibration = [asdict(a) for a in self.history], asdict(self.calibration)
+        meta = {"groups": groups, "history": history, "calibration": calibration}
+        return {"meta": meta, **adapters_state([g.layers for g in self.groups])}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over a `state_dict()`; the limit and the threshold stay those of this object.
@@ -182,16 +174,11 @@ class Groups:
         meta = state["meta"]
         wanted = {f"{j}.{name}.{x}" for j, g in enumerate(meta["groups"]) for name in g["layers"] for x in "AB"}
         for key in sorted(wanted ^ (state.keys() - {"meta"})):
-            raise ValueError(
-                f"the state of the groups {'lacks' if key in wanted else 'has an unknown'} tensor {key!r}"
-            )
-        self.groups = [
-            Group(
-                {name: Factors(state[f"{j}.{name}.A"], state[f"{j}.{name}.B"]) for name in g["layers"]},
-                g["importance"],
-                list(g["tasks"]),
-            )
-            for j, g in enumerate(meta["groups"])
-        ]
+            what = "lacks" if key in wanted else "has an unknown"
+            raise ValueError(f"the state of the groups {what} tensor {key!r}")
+        self.groups = []
+        for j, g in enumerate(meta["groups"]):
+            layers = {name: Factors(state[f"{j}.{name}.A"], state[f"{j}.{name}.B"]) for name in g["layers"]}
+            self.groups.append(Group(layers, g["importance"], list(g["tasks"])))
         self.history = [Assignment(**a) for a in meta["history"]]
         self.calibration = replace(Calibration(), **meta["calibration"])

@@ -204,14 +204,6 @@ def _largest(x: Tensor, density: float) -> Tensor:
     return torch.where(keep.view(x.shape), x, 0)
 
 
-def _prune(f: Factors, density: float, on: PruneOn, generator: torch.Generator | None) -> Factors:
-    return prune(f, density, on)
-
-
-def _prune_delta(f: Factors, density: float, on: PruneOn, generator: torch.Generator | None) -> Factors:
-    return prune(f, density, "delta")
-
-
 def _drop(f: Factors, density: float, on: PruneOn, generator: torch.Generator | None) -> Factors:
     _check_density(density)
     if density == 1:
@@ -258,9 +250,9 @@ def _relative(squares: dict[str, tuple[float, float]]) -> tuple[dict[str, float]
 
 
 RULES: dict[str, Rule] = {
-    "concat": Rule(_prune, concat, compresses=False),
-    "svd": Rule(_prune, concat),
-    "mean": Rule(_prune, _mean, averages=True),
-    "ties": Rule(_prune_delta, _elect, averages=True),
+    "concat": Rule(lambda f, density, on, _: prune(f, density, on), concat, compresses=False),
+    "svd": Rule(lambda f, density, on, _: prune(f, density, on), concat),
+    "mean": Rule(lambda f, density, on, _: prune(f, density, on), _mean, averages=True),
+    "ties": Rule(lambda f, density, on, _: prune(f, density, "delta"), _elect, averages=True),
     "dare": Rule(_drop, concat),
 }

@@ -195,13 +195,10 @@ def load_backbone(
     spec = home(spec)
     with scoped(0, "backbone"):
         loaded = _load(spec, pretrained, image_size, max_length)
-        option, value = (
-            ("max_length", max_length) if loaded.preprocess.modality == "image" else ("image_size", image_size)
-        )
+        kind = loaded.preprocess.modality
+        option, value = ("max_length", max_length) if kind == "image" else ("image_size", image_size)
         if value is not None:
-            raise UsageError(
-                f"{option} does not apply to backbone {spec!r}, which reads {loaded.preprocess.modality}s"
-            )
+            raise UsageError(f"{option} does not apply to backbone {spec!r}, which reads {kind}s")
         try:
             backbone = Backbone(spec, *loaded, expected=expected, read=depths)
             backbone.options = {"pretrained": pretrained, "image_size": image_size, "max_length": max_length}
@@ -227,7 +224,6 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
         if value is not None and not least <= value <= most:
             raise UsageError(f"option '{option}' must lie between {least} and {most}, got {value}")
     kind, _, name = spec.partition("/")
-    config = Path(spec) / "config.json"
     # timm and transformers take seconds to import, so only the one that is needed.
     if spec == "efficientnet-lite0":
         from hamcl.nn.loaders.timm import efficientnet_lite0
@@ -237,28 +233,31 @@ def _load(spec: str, pretrained: bool, image_size: int | None, max_length: int |
         from hamcl.nn.loaders.transformers import minilm
 
         return minilm(pretrained, max_length)
-    if kind == "timm" and name:
+    source: str | Path = name
+    if kind not in ("timm", "hf") or not name:
+        if not is_folder(spec):
+            raise UsageError(
+                f"unknown backbone {spec!r}: give efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a "
+                "config.json"
+            )
+        kind, source = _library(Path(spec) / "config.json"), Path(spec)
+    if kind == "timm":
         from hamcl.nn.loaders.timm import load_timm
 
-        return load_timm(spec, name, pretrained, image_size)
-    if kind == "hf" and name:
-        from hamcl.nn.loaders.transformers import load_transformers
+        return load_timm(spec, source, pretrained, image_size)
+    from hamcl.nn.loaders.transformers import load_transformers
 
-        return load_transformers(spec, name, pretrained, image_size, max_length)
-    if is_folder(spec):
-        try:
-            keys = json.loads(config.read_text(encoding="utf-8")).keys()
-        except (ValueError, AttributeError, RecursionError) as error:
-            raise UsageError(f"{config} does not hold a JSON object") from error
-        if "model_type" in keys:
-            from hamcl.nn.loaders.transformers import load_transformers
+    return load_transformers(spec, source, pretrained, image_size, max_length)
 
-            return load_transformers(spec, Path(spec), pretrained, image_size, max_length)
-        if "architecture" in keys:
-            from hamcl.nn.loaders.timm import load_timm
 
-            return load_timm(spec, Path(spec), pretrained, image_size)
-        raise UsageError(f"{config} names neither a model_type (transformers) nor an architecture (timm)")
-    raise UsageError(
-        f"unknown backbone {spec!r}: give efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json"
-    )
+def _library(config: Path) -> str:
+    """Whose model the configuration of a folder describes, "hf" or "timm"."""
+    try:
+        keys = json.loads(config.read_text(encoding="utf-8")).keys()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{config} does not hold a JSON object") from error
+    if "model_type" in keys:
+        return "hf"
+    if "architecture" in keys:
+        return "timm"
+    raise UsageError(f"{config} names neither a model_type (transformers) nor an architecture (timm)")

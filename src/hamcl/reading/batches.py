@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,14 +30,10 @@ class Items(Dataset[tuple[Any, int, int]]):
         return item, self.samples.labels[i], i
 
 
-def collator(preprocess: Preprocess) -> Callable[[list[tuple[Any, int, int]]], tuple[Batch, Tensor, Tensor]]:
-    """The function that makes a batch, the labels and the indices of a list of items."""
-
-    def collate(samples: list[tuple[Any, int, int]]) -> tuple[Batch, Tensor, Tensor]:
-        items, labels, indices = zip(*samples, strict=True)
-        return preprocess.collate(items), torch.tensor(labels), torch.tensor(indices)
-
-    return collate
+def collate(preprocess: Preprocess, samples: list[tuple[Any, int, int]]) -> tuple[Batch, Tensor, Tensor]:
+    """A batch, the labels and the indices of a list of items."""
+    items, labels, indices = zip(*samples, strict=True)
+    return preprocess.collate(items), torch.tensor(labels), torch.tensor(indices)
 
 
 class Buckets:
@@ -97,9 +94,8 @@ class Batches:
         lengths = [preprocess.length(item) for item in data.kept] if text and data.kept is not None else None
         self.buckets = Buckets(len(data), batch_size, random, lengths)
         # Its own generator, so that when it draws from the global one is said below and not in the loader.
-        self.loader = DataLoader(
-            data, batch_sampler=self.buckets, collate_fn=collator(preprocess), generator=torch.Generator()
-        )
+        together = partial(collate, preprocess)
+        self.loader = DataLoader(data, batch_sampler=self.buckets, collate_fn=together, generator=torch.Generator())
         self.device = device
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from hamcl.errors import DataError
 from hamcl.reading._torchvision import ensure_torchvision
 from hamcl.streams.base import Augmentation, Modality
+from hamcl.streams.names import is_unicode
 from hamcl.streams.pixels import rgb
 
 # Also when this module is imported by a worker process that unpickles a transform.
@@ -100,7 +101,7 @@ class ImagePreprocess(Preprocess):
         mode = InterpolationMode(self.interpolation)
         steps: list[Callable[[Any], Any]] = []
         if augmentation == "handwriting":
-            steps.append(ToSquare())
+            steps.append(to_square)
             if train:
                 steps.append(Wobble())
         if train and augmentation == "photo":
@@ -128,14 +129,7 @@ class ImagePreprocess(Preprocess):
         return F.resize(x, [side], InterpolationMode(self.interpolation)) if min(x.size) > side else x
 
     def describe(self) -> dict[str, Any]:
-        return {
-            "modality": self.modality,
-            "size": self.size,
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "interpolation": self.interpolation,
-            "crop_pct": self.crop_pct,
-        }
+        return {"modality": self.modality, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     def steps(self, augmentation: Augmentation) -> list[str]:
         square = [
@@ -233,19 +227,17 @@ def middle(image: Image.Image) -> Image.Image:
     return image.crop((x, y, image.width - x, image.height - y))
 
 
-class ToSquare:
-    """Pad the shorter side evenly with the background."""
-
-    def __call__(self, image: Image.Image) -> Image.Image:
-        if image.width == image.height:
-            return image
-        if max(image.size) > WIDEST:
-            image = image.resize([max(1, round(side * WIDEST / max(image.size))) for side in image.size])
-        width, height = image.size
-        side = max(width, height)
-        square = Image.new("RGB", (side, side), background(image))
-        square.paste(image, ((side - width) // 2, (side - height) // 2))
-        return square
+def to_square(image: Image.Image) -> Image.Image:
+    """The image, its shorter side padded evenly with the background."""
+    if image.width == image.height:
+        return image
+    if max(image.size) > WIDEST:
+        image = image.resize([max(1, round(side * WIDEST / max(image.size))) for side in image.size])
+    width, height = image.size
+    side = max(width, height)
+    square = Image.new("RGB", (side, side), background(image))
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
 
 
 @dataclass(frozen=True)
@@ -294,7 +286,7 @@ class TextPreprocess(Preprocess):
     inputs: tuple[str, ...] = ("input_ids", "attention_mask")
 
     def transform(self, train: bool, augmentation: Augmentation) -> Callable[[Any], Tokens]:
-        return TextTransform(self.tokenizer, self.max_length, self.inputs)
+        return self.tokens
 
     def collate(self, items: Sequence[Tokens]) -> dict[str, Tensor]:
         """Pad on the right: every key of the items as (n, longest), int64."""
@@ -319,26 +311,22 @@ class TextPreprocess(Preprocess):
     def steps(self, augmentation: Augmentation) -> list[str]:
         return ["tokenize with the files beside this one", "cut to max_length", "pad on the right"]
 
+    def tokens(self, text: Any) -> Tokens:
+        """One text to 1-D int64 tensors, without padding.
 
-class TextTransform:
-    """The text transform: one text to 1-D int64 tensors, without padding."""
-
-    def __init__(self, tokenizer: Any, max_length: int, inputs: Sequence[str]) -> None:
-        self.tokenizer, self.max_length, self.inputs = tokenizer, max_length, tuple(inputs)
-
-    def __call__(self, text: Any) -> Tokens:
+        Raises:
+            DataError: it is no text, not Unicode, too long, or has no tokens.
+        """
         if not isinstance(text, str):
             raise DataError(
                 f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "
                 "(for example efficientnet-lite0) or a text stream"
             )
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
+        if not is_unicode(text):
             raise DataError(
                 f"the text {text[:40]!r} holds half a character (a lone surrogate), such as a cut emoji: mend it or "
                 "leave it out"
-            ) from error
+            )
         encoded = self._encoded(text)
         if not encoded["input_ids"]:
             raise DataError(f"the text {text[:40]!r} has no tokens: leave empty texts out")

@@ -6,19 +6,13 @@ from typing import Literal, get_args
 
 from PIL import Image
 
-from hamcl.errors import DataError, UsageError
+from hamcl.errors import DataError
 from hamcl.streams.base import Samples
 from hamcl.streams.lazy import check_text
 from hamcl.streams.pixels import GUESSED, rgb
-from hamcl.streams.source import did_you_mean, listed
+from hamcl.words import check_choice, listed
 
 OnBadSample = Literal["error", "skip"]
-
-
-def check_choice(on_bad_sample: str) -> None:
-    """Refuse anything but "error" and "skip"."""
-    if on_bad_sample not in get_args(OnBadSample):
-        raise UsageError(f"on_bad_sample is {on_bad_sample!r}; {did_you_mean(on_bad_sample, get_args(OnBadSample))}")
 
 
 def check(
@@ -40,7 +34,7 @@ def check(
         DataError: a sample is bad ("error"), or a class has none left ("skip").
         UsageError: `on_bad_sample` is neither.
     """
-    check_choice(on_bad_sample)
+    check_choice("on_bad_sample", on_bad_sample, get_args(OnBadSample))
     good, messages = [], []
     guessed: Counter[str] = Counter()
     for i in range(len(samples)):

@@ -17,33 +17,28 @@ HUB_ID = "uoft-cs/cifar100"
 def load(request: Request) -> Source:
     """Return CIFAR-100 from a local copy (the official Python files, parquet, or class folders) or from the hub."""
     return local.benchmark(
-        request, name="cifar100", hub_id=HUB_ID, place="cifar-100-python", mark="meta", official=_official
+        request, _official, "cifar100", "CIFAR-100", hub_id=HUB_ID, place="cifar-100-python", mark="meta"
     )
 
 
 def _official(path: Path) -> Source:
-    try:
-        meta = _unpickle(path / "meta")
-        fine = [_text(name) for name in meta["fine_label_names"]]
-        coarse = [_text(name) for name in meta["coarse_label_names"]]
-        if len(set(fine)) < len(fine):
-            raise ValueError("class names repeat")
-        superclasses: dict[str, str] = {}
+    meta = _unpickle(path / "meta")
+    fine = [_text(name) for name in meta["fine_label_names"]]
+    coarse = [_text(name) for name in meta["coarse_label_names"]]
+    if len(set(fine)) < len(fine):
+        raise ValueError("class names repeat")
+    superclasses: dict[str, str] = {}
 
-        def part(split: str) -> tuple[Lazy, list[str]]:
-            table = _unpickle(path / split)
-            pixels = pickled.array(table["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-            labels = _names(fine, table["fine_labels"])
-            superclasses.update(zip(labels, _names(coarse, table["coarse_labels"]), strict=True))
-            return Lazy(pixels, from_pixels, partial(numbered, f"cifar100 {split}")), labels
+    def part(split: str) -> tuple[Lazy, list[str]]:
+        table = _unpickle(path / split)
+        pixels = pickled.array(table["data"]).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        labels = _names(fine, table["fine_labels"])
+        superclasses.update(zip(labels, _names(coarse, table["coarse_labels"]), strict=True))
+        return Lazy(pixels, from_pixels, partial(numbered, f"cifar100 {split}")), labels
 
-        return Source.build(
-            "cifar100", part("train"), part("test"), order=fine, augmentation="photo", superclasses=superclasses
-        )
-    except DataError:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path} is not the official CIFAR-100 folder ({error}); unpack the archive again") from error
+    return Source.build(
+        "cifar100", part("train"), part("test"), order=fine, augmentation="photo", superclasses=superclasses
+    )
 
 
 def _unpickle(file: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from hamcl.streams.labels import Labels, in_order
 from hamcl.streams.lazy import Lazy, Selected, check_text
 from hamcl.streams.names import canonical, key
 from hamcl.streams.pixels import SUFFIXES, read_image
-from hamcl.streams.source import TEST_SPLITS, Request, Source, did_you_mean, listed
+from hamcl.streams.source import TEST_SPLITS, Request, Source
+from hamcl.words import did_you_mean, listed
 
 IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "image_path", "filepath")
 TEXT_COLUMNS = ("text", "sentence", "content")

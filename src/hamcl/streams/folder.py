@@ -6,8 +6,9 @@ from pathlib import Path
 from hamcl.errors import DataError
 from hamcl.streams import walk
 from hamcl.streams.lazy import Lazy, image_files
-from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
+from hamcl.streams.source import TEST_SPLITS, Request, Source, title
 from hamcl.streams.walk import LeftOut
+from hamcl.words import listed
 
 # Names of split folders, whatever their case, and the split they are.
 _SPLITS = {"train": "train", "training": "train", "testing": "test"} | {name: name for name in TEST_SPLITS}

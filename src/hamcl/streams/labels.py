@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from hamcl.words import cut, shown
+
 CHOICE_KEYS = ("choices", "choice", "labels", "label")
 LONGEST_STRUCTURE = 10_000
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
@@ -60,7 +62,7 @@ class Labels:
                 name = None
                 read.problems[i] = str(error)
             read.names.append(name)
-        read.notes = [text.format(_short(examples[how])) for how, text in _NOTES.items() if how in examples]
+        read.notes = [text.format(shown(examples[how])) for how, text in _NOTES.items() if how in examples]
         return read
 
 
@@ -105,19 +107,19 @@ def _read(cell: Any, depth: int = 0) -> tuple[str | None, str]:
             return (cell, "") if structure is None else _read(structure, depth + 1)
         case list() | tuple() | dict() if depth < DEEPEST:
             return _choice(cell, depth)
-    raise ValueError(f"is {_short(cell)}; a label must be a text, a number or one choice")
+    raise ValueError(f"is {shown(cell)}; a label must be a text, a number or one choice")
 
 
 def _choice(cell: Any, depth: int) -> tuple[str | None, str]:
     if isinstance(cell, Mapping):
         keys = [key for key in CHOICE_KEYS if key in cell]
         if cell and len(keys) != 1:
-            raise ValueError(f"is the structure {_short(cell)}; write the name of one class")
+            raise ValueError(f"is the structure {shown(cell)}; write the name of one class")
         return (_read(cell[keys[0]], depth + 1)[0], "choice") if cell else (None, "")
     names = [name for name, _ in (_read(item, depth + 1) for item in cell) if name is not None]
     different = list(dict.fromkeys(names))
     if len(different) > 1:
-        raise ValueError(f"holds {len(different)} labels ({_cut(', '.join(different))}); a sample has one class")
+        raise ValueError(f"holds {len(different)} labels ({cut(', '.join(different))}); a sample has one class")
     return (different[0], "choice") if different else (None, "")
 
 
@@ -140,23 +142,15 @@ def _numbered(cell: Any, classes: Sequence[str]) -> tuple[str | None, str]:
     """The class name that an integer stands for, alone or in a list of one."""
     if isinstance(cell, list | tuple):
         if any(isinstance(y, list | tuple) for y in cell):
-            raise ValueError(f"is the structure {_short(cell)}; write the number of one class")
+            raise ValueError(f"is the structure {shown(cell)}; write the number of one class")
         names = list(dict.fromkeys(name for name, _ in (_numbered(y, classes) for y in cell) if name is not None))
         if len(names) > 1:
-            raise ValueError(f"holds {len(names)} labels ({_cut(', '.join(names))}); a sample has one class")
+            raise ValueError(f"holds {len(names)} labels ({cut(', '.join(names))}); a sample has one class")
         return (names[0], "choice") if names else (None, "")
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None, ""
     if isinstance(cell, bool) or not isinstance(cell, int | float) or math.isinf(cell) or cell != int(cell):
-        raise ValueError(f"is {_short(cell)}; a label must be an integer, for the classes have names")
+        raise ValueError(f"is {shown(cell)}; a label must be an integer, for the classes have names")
     if cell >= len(classes):
         raise ValueError(f"is {cell}, but only {len(classes)} classes have names; fix it")
     return (classes[int(cell)] if cell >= 0 else None), ""
-
-
-def _short(value: Any) -> str:
-    return _cut(repr(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else f"{text[:80]}..."

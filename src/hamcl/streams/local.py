@@ -6,23 +6,33 @@ from pathlib import Path
 
 from hamcl.errors import DataError
 from hamcl.streams import folder, hub, parquet
-from hamcl.streams.source import Request, Source, listed
+from hamcl.streams.source import Request, Source
+from hamcl.words import listed
 
 
 def benchmark(
-    request: Request, *, name: str, hub_id: str, place: str, mark: str, official: Callable[[Path], Source]
+    request: Request, official: Callable[[Path], Source], name: str, called: str, *, hub_id: str, place: str, mark: str
 ) -> Source:
     """A benchmark by its name.
 
     Args:
+        official: reads its official folder; what it raises says that the folder is not as its authors made it.
+        called: its name in messages.
         hub_id: where it is on the hub, if the request names no place.
         place: what its official folder is called, which may lie where the request says or be there.
-        mark: the file by which `official` knows that folder; any other is read like that of another data set.
+        mark: the file by which that folder is known; any other is read like that of another data set.
     """
     if not request.where:
         return replace(hub.load(replace(request, where=hub_id)), name=name)
     path = request.root(place)
-    return replace(official(path) if (path / mark).is_file() else read(path, request), name=name)
+    if not (path / mark).is_file():
+        return replace(read(path, request), name=name)
+    try:
+        return official(path)
+    except DataError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path} is not the official {called} folder ({error}); unpack the archive again") from error
 
 
 def read(path: Path, request: Request) -> Source:

@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from hamcl.errors import DataError
+from hamcl.words import cut, listed
 
 LONGEST = 1_000
 """The most characters of a name: every state of a model and every report repeats it."""
@@ -63,13 +64,16 @@ def check_name(name: object, what: str) -> str:
     if not isinstance(name, str):
         raise DataError(f"{what} is {name!r}, which is no text; name it by one")
     if not is_unicode(name):
-        raise DataError(f"{what} is called '{_cut(legible(name))}', which is not Unicode text; give it another name")
+        raise DataError(
+            f"{what} is called '{cut(legible(name), 60)}', which is not Unicode text; give it another name"
+        )
     kept = canonical(str(name))
     if not kept:
         raise DataError(f"{what} has an empty name; give it one")
-    if len(kept) > LONGEST:
+    if (length := len(kept)) > LONGEST:
+        short = f"'{cut(kept, 60)}'"
         raise DataError(
-            f"{what} has a name of {len(kept)} characters ('{_cut(kept)}'), but at most {LONGEST} are kept; shorten it"
+            f"{what} has a name of {length} characters ({short}), but at most {LONGEST} are kept; shorten it"
         )
     return kept
 
@@ -115,8 +119,4 @@ def spelled(names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _several(names: Sequence[str]) -> str:
-    return ", ".join(_cut(name) for name in names[:5]) + (f" and {len(names) - 5} more" * (len(names) > 5))
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= 60 else f"{name[:60]}..."
+    return listed([cut(name, 60) for name in names])

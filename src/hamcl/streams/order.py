@@ -9,7 +9,8 @@ from typing import Any, Literal, TypeVar, get_args
 
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.names import canonical
-from hamcl.streams.source import Source, did_you_mean
+from hamcl.streams.source import Source
+from hamcl.words import check_choice, did_you_mean
 
 T = TypeVar("T")
 ClassOrder = Literal["random", "given", "superclass"]
@@ -43,8 +44,7 @@ def plan_tasks(
 
 
 def _ordered(source: Source, seed: int, class_order: ClassOrder) -> list[str]:
-    if class_order not in get_args(ClassOrder):
-        raise UsageError(f"class_order is {class_order!r}; {did_you_mean(class_order, get_args(ClassOrder))}")
+    check_choice("class_order", class_order, get_args(ClassOrder))
     if class_order == "given":
         return list(source.classes)
     if class_order == "random":

@@ -17,8 +17,9 @@ from hamcl.streams.columns import Columns, Header, Rows, assemble, images, texts
 from hamcl.streams.lazy import Lazy
 from hamcl.streams.names import legible
 from hamcl.streams.pixels import decode_image
-from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
+from hamcl.streams.source import TEST_SPLITS, Request, Source, title
 from hamcl.streams.walk import is_hidden
+from hamcl.words import listed
 
 SHARD = re.compile(rf"(train|{'|'.join(TEST_SPLITS)})(?:-(\d+)-of-(\d+))?(?:[-.].*)?\.parquet")
 

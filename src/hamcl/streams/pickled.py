@@ -19,6 +19,13 @@ KNOWN = (
 )
 
 
+VALUES = {
+    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+    *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
+}
+"""Opcodes whose argument is the value."""
+
+
 @dataclass(frozen=True)
 class Named:
     """A name of something importable, which is not imported."""
@@ -83,22 +90,14 @@ class Machine:
         match name:
             case "PROTO" | "FRAME" | "STOP":
                 pass
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4" | "FLOAT" | "BINFLOAT":
-                self.stack.append(argument)
-            case "UNICODE" | "SHORT_BINUNICODE" | "BINUNICODE" | "BINUNICODE8":
-                self.stack.append(argument)
-            case "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+            case _ if name in VALUES:
                 self.stack.append(argument)
             case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # bytes, as Python 2 had them
                 self.stack.append(argument.encode("latin1"))
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "EMPTY_LIST":
-                self.stack.append([])
-            case "EMPTY_DICT":
-                self.stack.append({})
-            case "EMPTY_TUPLE":
-                self.stack.append(())
+            case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
+                self.stack.append({"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}[name]())
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 self.stack.append(tuple(self.pop(int(name[-1]))))
             case "MARK":

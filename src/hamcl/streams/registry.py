@@ -1,14 +1,15 @@
 """The sources by name, and the one call that turns a specification into a stream."""
 
 from pathlib import Path
-from typing import TypedDict, Unpack, cast
+from typing import TypedDict, Unpack, cast, get_args
 
 from hamcl.errors import UsageError
 from hamcl.streams import cifar100, cub200, digits, folder, hub, icd10, omniglot, parquet, text, tiny_imagenet
 from hamcl.streams.base import Stream
-from hamcl.streams.check import OnBadSample, check_choice
-from hamcl.streams.source import Loader, Request, Source, did_you_mean
+from hamcl.streams.check import OnBadSample
+from hamcl.streams.source import Loader, Request, Source
 from hamcl.streams.split import SplitOptions, split
+from hamcl.words import check_choice, did_you_mean
 
 # Every loader imports its own libraries when it is called, so this table costs nothing.
 SOURCES: dict[str, Loader] = {
@@ -65,7 +66,7 @@ def load_source(
         )
     if where and data_dir is not None:
         raise UsageError(f"{spec!r} says where the data is; leave data_dir out")
-    check_choice(on_bad_sample)
+    check_choice("on_bad_sample", on_bad_sample, get_args(OnBadSample))
     chosen = {"text_column": text_column, "label_column": label_column}
     for option in (option for option, column in chosen.items() if column is not None and name not in TABLES):
         raise UsageError(f"{spec!r} is not read from a table; leave {option} out")

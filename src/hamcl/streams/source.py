@@ -1,6 +1,5 @@
 """A source: one whole labelled data set, before it is cut into tasks."""
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 from hamcl.errors import DataError, UsageError
 from hamcl.streams.base import Augmentation, Modality, Samples
 from hamcl.streams.names import canonical, check_classes, legible, renamed
+from hamcl.words import listed
 
 # The split used as test set: the first of these names that a data set has.
 TEST_SPLITS = ("test", "validation", "valid", "val", "dev")
@@ -95,8 +95,7 @@ class Request:
 
     Attributes:
         where: the path or ID after the colon, or `data_dir`.
-        train_shards: read only the first so many numbered training files.
-        text_column, label_column: the columns of a table that hold the texts and the labels, if not the usual ones.
+        train_shards, text_column, label_column: see `hamcl.streams.load_source`.
         skip: leave out the rows of a table that have no usable label.
     """
 
@@ -134,25 +133,6 @@ class Request:
 Loader = Callable[[Request], Source]
 
 
-def test_split(splits: Iterable[str]) -> str | None:
-    """Return the split that serves as test set, or None."""
-    return next((name for name in TEST_SPLITS if name in set(splits)), None)
-
-
 def title(path: Path) -> str:
     """Return the name of a source that was read from a file or folder."""
     return path.stem if path.is_file() else path.resolve().name
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return the end of an error message: the close matches of `word`, or all choices if they are few."""
-    choices = list(choices)
-    close = difflib.get_close_matches(word, choices, n=3)
-    if close:
-        return f"did you mean {' or '.join(close)}?"
-    return f"choose from {listed(choices, 20)}"
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """Return the names for a message, cut after `most`."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -69,7 +69,10 @@ def read_table(file: Path, wanted: Callable[[Sequence[str]], int] = len) -> Tabl
     try:
         with file.open(encoding=_encoding(file), newline="") as lines:
             if suffix == ".jsonl":
-                _json_lines(lines, table)
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        table.add(number, *_json_row(line))
+                table.columns = list(dict.fromkeys(key for row in table.rows for key in row))
             else:
                 _separated(lines.read(), table, "," if suffix == ".csv" else "\t", wanted)
     except (OSError, UnicodeError) as error:
@@ -82,23 +85,15 @@ def _encoding(file: Path) -> str:
         return "utf-16" if start.read(2) in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
 
 
-def _json_lines(lines: Iterator[str], table: Table) -> None:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                row = json.loads(line, object_pairs_hook=_once)
-            except RecursionError:
-                table.add(number, {}, "is nested too deeply; fix or remove it")
-            except ValueError as error:
-                table.add(number, {}, f"is not valid JSON ({error}); fix or remove it")
-            else:
-                right = isinstance(row, dict)
-                table.add(
-                    number,
-                    row if right else {},
-                    None if right else 'is not a JSON object; write {"text": ..., "label": ...}',
-                )
-    table.columns = list(dict.fromkeys(key for row in table.rows for key in row))
+def _json_row(line: str) -> tuple[dict[str, Any], str | None]:
+    """The object on a line, or an empty one and why it cannot be read."""
+    try:
+        row = json.loads(line, object_pairs_hook=_once)
+    except RecursionError:
+        return {}, "is nested too deeply; fix or remove it"
+    except ValueError as error:
+        return {}, f"is not valid JSON ({error}); fix or remove it"
+    return (row, None) if isinstance(row, dict) else ({}, 'is not a JSON object; write {"text": ..., "label": ...}')
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,10 +127,12 @@ def _separated(text: str, table: Table, usual: str, wanted: Callable[[Sequence[s
             rows = list(_cells(text, best, csv.QUOTE_NONE))
             table.notes.append(f"{table.file} is not quoted as tables are; its quotation marks are read as they stand")
     for line, cells in rows:
-        if table.columns:
-            _add(table, first + line, cells)
-        else:
+        if not table.columns:
             table.columns = [cell.strip() for cell in cells]
+            continue
+        extra = any(cell.strip() for cell in cells[len(table.columns) :])
+        problem = "has more fields than the header; quote texts that hold the separator" if extra else None
+        table.add(first + line, dict(zip(table.columns, cells, strict=False)), problem)
     spans = [i for i, (_, cells) in enumerate(rows) if any("\n" in cell and best in cell for cell in cells)]
     if spans and best != ",":  # in texts, commas and line breaks come together all the time
         table.notes.append(
@@ -163,15 +160,6 @@ def _cells(text: str, separator: str, quoting: Any) -> Iterator[tuple[int, list[
             line = reader.line_num + 1
     except csv.Error as error:
         raise BadQuote(str(error), line) from error
-
-
-def _add(table: Table, line: int, cells: list[str]) -> None:
-    extra = any(cell.strip() for cell in cells[len(table.columns) :])
-    table.add(
-        line,
-        dict(zip(table.columns, cells, strict=False)),
-        "has more fields than the header; quote texts that hold the separator" if extra else None,
-    )
 
 
 def _shown(text: str, separator: str, wanted: Callable[[Sequence[str]], int]) -> tuple[int, int]:

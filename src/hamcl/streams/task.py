@@ -14,7 +14,7 @@ from hamcl.streams.lazy import Joined, Selected
 from hamcl.streams.local import is_parquet
 from hamcl.streams.names import canonical, check_name
 from hamcl.streams.registry import SOURCES, load_source
-from hamcl.streams.source import did_you_mean, listed
+from hamcl.words import check_choice, listed
 
 
 def load_task(
@@ -35,8 +35,7 @@ def load_task(
             such as "hub:ID" (see `load_source`). A path that exists is taken for a path.
         name: the task's name; by default that of the file (without its suffix), of the folder or of the data set.
         augmentation: how training images are varied; by default as photos, unless the source knows better.
-        text_column, label_column: the columns of a table that hold the texts and the labels, if not the usual ones.
-        on_bad_sample: "skip" leaves out the rows of a table that have no usable label; the notes say how many.
+        text_column, label_column, on_bad_sample: see `load_source`.
 
     Raises:
         UsageError: the specification cannot be meant, a column is not there, or `name` cannot be a name.
@@ -50,10 +49,8 @@ def load_task(
     source = load_source(
         _specification(where), text_column=text_column, label_column=label_column, on_bad_sample=on_bad_sample
     )
-    if augmentation not in (None, *get_args(Augmentation)):
-        raise UsageError(
-            f"augmentation is {augmentation!r}; {did_you_mean(str(augmentation), get_args(Augmentation))}"
-        )
+    if augmentation is not None:
+        check_choice("augmentation", augmentation, get_args(Augmentation))
     if source.modality == "text" and augmentation not in (None, "none"):
         raise UsageError(f"{where} holds texts, which are not augmented; leave augmentation={augmentation!r} out")
     return Task(
@@ -137,9 +134,8 @@ def regroup(tests: Sequence[Task], learned: Mapping[str, Sequence[str]], *, know
             labels = [classes.index(names[i]) for i in indices]
             split = Samples(Selected(inputs, tuple(indices)), labels)
             found.append(Task("learned", classes, Samples(), test=split, modality=tests[0].modality))
-            object.__setattr__(
-                found[-1], "name", task
-            )  # a model of old may know a task by any name, even an empty one
+            # A model of old may know a task by any name, even an empty one.
+            object.__setattr__(found[-1], "name", task)
     if not found:
         raise DataError("no sample is of a class that was learned; learn the classes first")
     return found

@@ -7,8 +7,9 @@ from typing import Any
 
 from hamcl.errors import DataError
 from hamcl.streams.columns import Columns, Header, Rows, assemble, images, roles, texts
-from hamcl.streams.source import TEST_SPLITS, Request, Source, listed, title
+from hamcl.streams.source import TEST_SPLITS, Request, Source, title
 from hamcl.streams.tabular import SUFFIXES, Table, read_table
+from hamcl.words import listed
 
 SPLITS = ("train", *TEST_SPLITS)
 

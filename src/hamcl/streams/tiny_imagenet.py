@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from hamcl.errors import DataError
 from hamcl.streams import local, walk
 from hamcl.streams.lazy import image_files
 from hamcl.streams.source import Request, Source
@@ -17,25 +16,26 @@ def load(request: Request) -> Source:
     "wnid name" in the order of `wnids.txt`.
     """
     return local.benchmark(
-        request, name="tiny-imagenet", hub_id=HUB_ID, place="tiny-imagenet-200", mark="wnids.txt", official=_official
+        request,
+        _official,
+        "tiny-imagenet",
+        "Tiny-ImageNet",
+        hub_id=HUB_ID,
+        place="tiny-imagenet-200",
+        mark="wnids.txt",
     )
 
 
 def _official(path: Path) -> Source:
-    try:
-        wnids = (path / "wnids.txt").read_text().split()
-        if len(set(wnids)) < len(wnids):
-            raise ValueError("class names repeat")
-        rows = [line.split("\t") for line in (path / "words.txt").read_text().splitlines()]
-        validation = [line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text().splitlines()]
-        words = {wnid: synonyms.split(",")[0] for wnid, synonyms in rows}
-        names = {wnid: f"{wnid} {words[wnid]}" for wnid in wnids}
-        test_files = [path / "val" / "images" / file for file, _ in validation]
-        test_labels = [names[wnid] for _, wnid in validation]
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(
-            f"{path} is not the official Tiny-ImageNet folder ({error}); unpack the archive again"
-        ) from error
+    wnids = (path / "wnids.txt").read_text().split()
+    if len(set(wnids)) < len(wnids):
+        raise ValueError("class names repeat")
+    rows = [line.split("\t") for line in (path / "words.txt").read_text().splitlines()]
+    validation = [line.split("\t")[:2] for line in (path / "val" / "val_annotations.txt").read_text().splitlines()]
+    words = {wnid: synonyms.split(",")[0] for wnid, synonyms in rows}
+    names = {wnid: f"{wnid} {words[wnid]}" for wnid in wnids}
+    test_files = [path / "val" / "images" / file for file, _ in validation]
+    test_labels = [names[wnid] for _, wnid in validation]
     files = {wnid: walk.images(path / "train" / wnid) for wnid in wnids}
     train_files = [file for wnid in wnids for file in files[wnid]]
     train_labels = [names[wnid] for wnid in wnids for _ in files[wnid]]

@@ -8,10 +8,11 @@ from pathlib import Path
 from hamcl.errors import DataError
 from hamcl.streams.names import legible
 from hamcl.streams.pixels import PHONE, SUFFIXES, UNREAD
+from hamcl.words import listed
 
 # Folders that systems make: Synology, QNAP, Windows, Linux.
-_SYSTEM = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "lost+found"}
-_SYSTEM |= {"system volume information"}
+_SYSTEM = {"@eadir", "@recycle", "@tmp", "#recycle", "#snapshot"}
+_SYSTEM |= {"$recycle.bin", "system volume information", "lost+found"}
 _SILENT = {"thumbs.db", "desktop.ini", "icon\r"}  # files that systems make, which nobody misses
 
 HIDDEN = "hidden folders and files with images (a class must not begin with . or __)"
@@ -44,9 +45,8 @@ class LeftOut:
         """One sentence that names all of it, or none."""
         parts = []
         for reason, what in self.found.items():
-            names = [f"{legible(name)} ({n})" if n > 1 else legible(name) for name, n in sorted(what.items())[:5]]
-            more = f" and {len(what) - 5} more" if len(what) > 5 else ""
-            parts.append(f"{reason}: {', '.join(names)}{more}")
+            names = [f"{legible(name)} ({n})" if n > 1 else legible(name) for name, n in sorted(what.items())]
+            parts.append(f"{reason}: {listed(names)}")
         return [f"left out of {legible(str(self.root))}: {'; '.join(parts)}"] if parts else []
 
 
@@ -77,11 +77,7 @@ def entries(folder: Path | str) -> list[os.DirEntry[str]]:
 
 def subfolders(folder: Path, left: LeftOut) -> list[Path]:
     """The folders in a folder, sorted; hidden ones with images are left out."""
-    found = []
-    for entry in entries(folder):
-        if entry.is_dir() and not _hidden(entry, left):
-            found.append(folder / entry.name)
-    return found
+    return [folder / entry.name for entry in entries(folder) if entry.is_dir() and not _hidden(entry, left)]
 
 
 def images(folder: Path, left: LeftOut | None = None) -> list[Path]:
@@ -108,22 +104,17 @@ def _images(folder: Path, left: LeftOut) -> Iterator[Path]:
     waiting, links = [folder], list[Path]()
     while waiting or links:
         path = waiting.pop() if waiting else links.pop(0)
-        inode = _inode(path)
-        if inode in seen:
+        status = path.stat()
+        if (status.st_dev, status.st_ino) in seen:
             left.add(TWICE, path)
             continue
-        seen.add(inode)
+        seen.add((status.st_dev, status.st_ino))
         for entry in entries(path):
             if entry.is_dir():
                 if not _hidden(entry, left):
                     (links if entry.is_symlink() else waiting).append(path / entry.name)
             elif _usable(entry, left):
                 yield path / entry.name
-
-
-def _inode(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
 
 
 def _hidden(entry: os.DirEntry[str], left: LeftOut) -> bool:
