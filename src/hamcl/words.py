@@ -11,15 +11,15 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def cut(text: str, most: int = 80) -> str:
-    """The text, or its beginning."""
-    return text if len(text) <= most else f"{text[:most]}..."
+def cut(text: str, most: int = 60) -> str:
+    """The text, or its beginning with three dots, of at most so many characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def shown(value: object, most: int = 80) -> str:
+def shown(value: object) -> str:
     """A value as Python writes it, or the beginning of that."""
     try:
-        return cut(repr(value), most)
+        return cut(repr(value))
     except ValueError:  # a number of more digits than Python prints
         return "a number of thousands of digits"
 

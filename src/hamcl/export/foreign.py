@@ -106,8 +106,8 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
         expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
         if (tuple(A.shape), tuple(B.shape)) != expected or rank == 0:
             raise UsageError(
-                f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but the "
-                f"weight is {tuple(shape)}; it was made for another model"
+                f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but "
+                f"the weight is {tuple(shape)}; it was made for another model"
             )
         usual = float(config.get("lora_alpha", 8))
         alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), usual)

@@ -87,11 +87,7 @@ class Ridge(Calibrated):
         return int((self.mistakes == self.mistakes.min()).nonzero().max())
 
     def _factor(self, penalty: float, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The Cholesky factor of the penalised Gram matrix.
-
-        Raises:
-            DataError: the Gram matrix is none: it has a negative eigenvalue, or numbers that are not finite.
-        """
+        """The Cholesky factor of the penalised Gram matrix; DataError: its eigenvalues are not all at least 0."""
         penalised = self.gram.to(dtype, copy=True)
         penalised.diagonal().add_(penalty * self.gram.diagonal().mean().clamp_min(1e-12))
         try:

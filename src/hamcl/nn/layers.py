@@ -288,11 +288,7 @@ class HamLayer(nn.Module):
         return self
 
     def merge(self, *args: object, **kwargs: object) -> None:
-        """Not offered: PEFT would undo a merge with the importances of that moment, not with those it was made with.
-
-        Raises:
-            UsageError: always.
-        """
+        """Not offered: PEFT would undo a merge with the importances of that moment, not with those of the merge."""
         raise UsageError("an adapted layer cannot be merged in place: use AdaptedBackbone.folded() for a merged copy")
 
     def __getstate__(self) -> dict[str, Any]:

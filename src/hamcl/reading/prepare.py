@@ -312,11 +312,7 @@ class TextPreprocess(Preprocess):
         return ["tokenize with the files beside this one", "cut to max_length", "pad on the right"]
 
     def tokens(self, text: Any) -> Tokens:
-        """One text to 1-D int64 tensors, without padding.
-
-        Raises:
-            DataError: it is no text, not Unicode, too long, or has no tokens.
-        """
+        """One text as 1-D int64 tensors, unpadded; DataError: it is none, not Unicode, too long, or has no token."""
         if not isinstance(text, str):
             raise DataError(
                 f"this backbone reads texts, but the input is {_short(text)}: choose an image backbone "

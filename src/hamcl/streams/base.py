@@ -1,6 +1,6 @@
 """Tasks and streams: what a learner is given, one task after another."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, overload
 
@@ -142,9 +142,6 @@ class Stream(Sequence[Task]):
     def __getitem__(self, i: slice) -> Sequence[Task]: ...
     def __getitem__(self, i: int | slice) -> Any:
         return self.tasks[i]
-
-    def __iter__(self) -> Iterator[Task]:
-        return iter(self.tasks)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -33,21 +33,13 @@ class Header:
         return [self.columns[self.keys.index(name)] for name in map(key, names) if name in self.keys]
 
     def single(self, column: str) -> str:
-        """Return a column that shall be read.
-
-        Raises:
-            DataError: another has the same name, so that it is not known which is meant.
-        """
+        """The column, which shall be read; DataError: another has the same name, and either could be meant."""
         if (count := self.keys.count(key(column))) > 1:
             raise DataError(f"{self.where} has {count} columns called {column!r}; rename or remove all but one")
         return column
 
     def asked(self, name: str, option: str) -> str:
-        """Return the column that an option names.
-
-        Raises:
-            UsageError: there is none.
-        """
+        """The column that an option names; UsageError: there is none."""
         found = self.known([name])
         if not found:
             raise UsageError(f"{option} is {name!r}, no column of {self.where}; {did_you_mean(name, self.columns)}")
@@ -157,11 +149,7 @@ class Columns:
         return cls(modality, inputs, label, superclass, names, tuple(notes), explicit)
 
     def rows(self, inputs: Lazy, values: Mapping[str, Sequence[Any]]) -> "Rows":
-        """Return the rows of one split, given the values of the label and the superclass column.
-
-        Raises:
-            DataError: a superclass cannot be read.
-        """
+        """The rows of a split by the values of labels and superclasses; DataError: a superclass cannot be read."""
         where = inputs.where
         read = Labels.read(values[self.label], self.names.get(self.label))
         superclasses: dict[str, str] = {}
@@ -196,13 +184,9 @@ class Rows:
     notes: tuple[str, ...] = ()
 
     def pair(self, skip: bool = False) -> tuple[tuple[Sequence[Any], list[str]], list[str]]:
-        """Return inputs and class names, every row having one, and notes on what was left out.
+        """Inputs and class names, every row having one, and notes on what was left out.
 
-        Args:
-            skip: leave out the rows without a usable label.
-
-        Raises:
-            DataError: there is one, and not `skip`.
+        Rows without a usable label are left out if `skip`; else they are a DataError.
         """
         bad = [i for i, name in enumerate(self.labels) if name is None]
         labels = [name for name in self.labels if name is not None]
@@ -226,13 +210,11 @@ def assemble(
     skip: bool = False,
     notes: Sequence[str] = (),
 ) -> Source:
-    """Return the source of a table's splits.
+    """The source of a table's splits.
 
     The test split is the first of test, validation, valid, val, dev that has labels: competitions publish a test
-    split without them. The other splits are not read.
-
-    Args:
-        skip: leave out rows without a usable label, as bad samples are left out.
+    split without them. The other splits are not read. With `skip`, rows without a usable label are left out, as bad
+    samples are.
     """
     train = read("train")
     said = [*notes, *train.notes]
@@ -262,14 +244,7 @@ def assemble(
 
 
 def texts(cells: Any, where: Callable[[int], str], column: str, explicit: bool = False) -> Lazy:
-    """Return the texts in a column.
-
-    Args:
-        explicit: whether the user named the column.
-
-    Raises:
-        DataError: they are names of image files.
-    """
+    """The texts in a column, `explicit` if the user named it; DataError: they are names of image files."""
     some = [cell for cell in (cells[i] for i in range(min(len(cells), ALIKE))) if isinstance(cell, str) and cell]
     if some and all(cell.lower().strip().endswith(tuple(SUFFIXES)) for cell in some):
         raise DataError(

@@ -61,11 +61,9 @@ def read(path: Path) -> Source:
 
 
 def labelled(path: Path, left: LeftOut, notes: list[str]) -> tuple[Lazy, list[str]]:
-    """Return the images in all class folders below `path`, sorted by class and file name, and their classes.
+    """The images in all class folders below `path`, sorted by class and file name, and their classes.
 
-    Args:
-        left: is told of what is left out.
-        notes: takes what else is worth a sentence.
+    `left` is told of what is left out, `notes` takes what else is worth a sentence.
     """
     files: list[Path] = []
     names: list[str] = []

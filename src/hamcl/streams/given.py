@@ -48,11 +48,7 @@ def by_position(values: Any, what: str) -> Sequence[Any]:
 
 
 def labels_of(values: Any) -> list[Any]:
-    """Return labels as Python integers, or as class names where they are texts.
-
-    Raises:
-        UsageError: one is neither a whole number nor a text.
-    """
+    """Labels as Python integers, or as class names where they are texts; UsageError: one is neither."""
     labels = by_position(values, "labels")
     if all(type(y) is int for y in labels):
         return list(labels)

@@ -40,11 +40,7 @@ class Labels:
 
     @classmethod
     def read(cls, cells: Sequence[Any], classes: Sequence[str] | None = None) -> "Labels":
-        """Read a column.
-
-        Args:
-            classes: the names that the integers in the cells stand for (-1: no label), where the table knows them.
-        """
+        """Read a column, the integers of which stand for `classes` (-1: no label) where the table knows those."""
         read = cls()
         seen: dict[tuple[type, Any], tuple[str | None, str]] = {}
         examples: dict[str, Any] = {}
@@ -78,11 +74,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def _read(cell: Any, depth: int = 0) -> tuple[str | None, str]:
-    """The class name in a cell, and how it was read ("" as it is written).
-
-    Raises:
-        ValueError: there is none, or more than one; the message says what there is instead.
-    """
+    """The class name in a cell and how it was read ("" as it is written); ValueError: there is none, or several."""
     match cell:
         case None:
             return None, ""

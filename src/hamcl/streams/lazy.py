@@ -94,9 +94,7 @@ class Lazy(Inputs):
 class Kept(Inputs):
     """Inputs of which those read first are kept, so that passes over the same samples decode each but once.
 
-    Args:
-        source: the inputs.
-        room: bytes that decoded images may take; what does not fit is decoded again each time.
+    Decoded images may take `room` bytes; what does not fit is decoded again each time.
     """
 
     ROOM = 256 * 2**20
@@ -130,11 +128,7 @@ def _read(path: str, where: str) -> Image.Image:
 
 
 def check_text(text: Any, where: str) -> str:
-    """Return `text` if it is one.
-
-    Raises:
-        DataError: it is missing, not a string, blank, or not Unicode.
-    """
+    """The text itself; DataError: it is missing, not a string, blank, or not Unicode."""
     if not isinstance(text, str) or not text.strip():
         raise DataError(f"{where} has no text; fill it in or remove the row")
     if not is_unicode(text):

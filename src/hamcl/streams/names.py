@@ -53,10 +53,7 @@ def file_name(name: str) -> str:
 
 
 def check_name(name: object, what: str) -> str:
-    """Return the canonical form of a name.
-
-    Args:
-        what: names it in the message, for example "a class of task 'birds'".
+    """The canonical form of a name; `what` names it in messages, for example "a class of task 'birds'".
 
     Raises:
         DataError: it is no text, empty, too long or not Unicode.
@@ -64,26 +61,19 @@ def check_name(name: object, what: str) -> str:
     if not isinstance(name, str):
         raise DataError(f"{what} is {name!r}, which is no text; name it by one")
     if not is_unicode(name):
-        raise DataError(
-            f"{what} is called '{cut(legible(name), 60)}', which is not Unicode text; give it another name"
-        )
+        raise DataError(f"{what} is called '{cut(legible(name))}', which is not Unicode text; give it another name")
     kept = canonical(str(name))
     if not kept:
         raise DataError(f"{what} has an empty name; give it one")
-    if (length := len(kept)) > LONGEST:
-        short = f"'{cut(kept, 60)}'"
+    if len(kept) > LONGEST:
         raise DataError(
-            f"{what} has a name of {length} characters ({short}), but at most {LONGEST} are kept; shorten it"
+            f"{what} has a name of {len(kept)} characters ('{cut(kept)}'), but at most {LONGEST} are kept; shorten it"
         )
     return kept
 
 
 def check_classes(names: Iterable[object], owner: str) -> tuple[str, ...]:
-    """Return the canonical forms of class names.
-
-    Raises:
-        DataError: there is none, one cannot be a name, or two are the same without regard to case.
-    """
+    """Canonical forms of class names; DataError: there is none, one is no name, or two differ by case at most."""
     classes = tuple(check_name(name, f"a class of {owner}") for name in names)
     if not classes:
         raise DataError(f"{owner} has no classes; name one at least")
@@ -119,4 +109,4 @@ def spelled(names: Sequence[str], known: Iterable[str]) -> tuple[str, ...]:
 
 
 def _several(names: Sequence[str]) -> str:
-    return listed([cut(name, 60) for name in names])
+    return listed([cut(name) for name in names])

@@ -62,10 +62,8 @@ def _sizes(
     n: int, tasks: int | None, classes_per_task: int | None, task_sizes: Sequence[int] | None, name: str
 ) -> list[int]:
     """Return the number of classes of each task."""
-    if tasks is not None:
-        check_count("tasks", tasks)
-    if classes_per_task is not None:
-        check_count("classes_per_task", classes_per_task)
+    check_count("tasks", tasks)
+    check_count("classes_per_task", classes_per_task)
     for size in task_sizes or ():
         check_count("task_sizes", size)
     least = (tasks or 1) * (classes_per_task or 1)
@@ -122,9 +120,9 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
     return (groups, []) if nested else ([], groups[0])
 
 
-def check_count(name: str, count: int) -> None:
-    """Refuse anything but a whole number of at least 1."""
-    if not isinstance(count, int) or count < 1:
+def check_count(name: str, count: int | None) -> None:
+    """Refuse anything but None or a whole number of at least 1."""
+    if count is not None and (not isinstance(count, int) or count < 1):
         raise UsageError(f"{name} must be a whole number of at least 1, got {count!r}")
 
 

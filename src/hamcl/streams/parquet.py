@@ -140,11 +140,7 @@ def _features(schema: Any, file: Path) -> Any:
 
 
 def check_size(file: Path) -> None:
-    """Refuse a file that holds more rows or bytes than such a file can mean.
-
-    Raises:
-        DataError: it is one, or cannot be read.
-    """
+    """Refuse, by a DataError, a file that cannot be read or holds more rows or bytes than such a file can mean."""
     import pyarrow.parquet as pq
 
     with _explained(f"{file} is not a readable parquet file"):
@@ -173,14 +169,7 @@ def _read(files: Sequence[Path], columns: Columns) -> Rows:
 
 
 def unlabelled(file: Path, request: Request, wanted: Modality) -> tuple[Modality, Lazy, list[str]]:
-    """Return the samples of a file whether or not they have labels.
-
-    Args:
-        wanted: their kind, where the file holds both.
-
-    Returns:
-        their kind, the samples, and notes.
-    """
+    """The kind of a file's samples (`wanted` where it holds both), the samples, labels or none, and notes."""
     schema = _schema(file)
     pictures = typed(schema.names, _features(schema, file), "Image")
     modality, column, notes = Header(schema.names, str(file)).samples(request, pictures, True, wanted)

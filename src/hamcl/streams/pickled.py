@@ -1,45 +1,70 @@
 """Read the data in a pickle and run nothing: texts, numbers, lists, dictionaries and arrays of bytes.
 
-No constructor of any library is called, not even numpy's: a crafted file can make one read foreign memory. The opcodes
-that carry data are carried out here, in Python's own lists and dictionaries. An array is known by the names that its
-pickle writes down; of it only the shape and as many raw bytes are taken.
+No constructor of any library is called, not even numpy's: a crafted file can make one read foreign memory. Python's
+own reader gets a note of the name for what it wants to import, and knows no opcodes but those of plain data. An array
+is known by the names that its pickle writes down; of it only the shape and as many raw bytes are taken.
 """
 
-import pickletools
-from dataclasses import dataclass, field
+import pickle
+from dataclasses import dataclass
+from io import BytesIO
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 MOST_BYTES = 2**30  # the largest official file has 155 MB
 KNOWN = (
-    *("numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"),
-    *("numpy ndarray", "numpy dtype", "_codecs encode"),
+    *("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"),
+    *("numpy.ndarray", "numpy.dtype", "_codecs.encode"),
 )
-
-
-VALUES = {
-    *("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"),
+OPCODES = (
+    *("PROTO", "FRAME", "STOP", "MARK", "PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET"),
+    *("NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"),
+    *("FLOAT", "BINFLOAT", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD"),
     *("UNICODE", "SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8"),
-}
-"""Opcodes whose argument is the value."""
-
-
-@dataclass(frozen=True)
-class Named:
-    """A name of something importable, which is not imported."""
-
-    name: str
+    *("STRING", "BINSTRING", "SHORT_BINSTRING", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"),
+    *("EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM", "SETITEMS"),
+)
+"""Those of plain data; any other is none that the reader knows."""
 
 
 @dataclass
 class Made:
-    """What the pickle would make by calling `name`; `state` is what it would then set."""
+    """What the pickle would make by calling `name`, not called as long as `arguments` is None.
+
+    Attributes:
+        state: what it would then set.
+    """
 
     name: str
-    arguments: tuple[Any, ...]
+    arguments: tuple[Any, ...] | None = None
     state: Any = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        """What a call gives: bytes for the one function that is known well enough, else a note of the call."""
+        if self.arguments is not None:
+            raise ValueError("it calls what is no function")
+        if self.name != "_codecs.encode":
+            return Made(self.name, arguments)
+        text, encoding = arguments  # protocol 2 stores the bytes of Python 3 so
+        if encoding not in ("latin1", b"latin1"):
+            raise ValueError(f"it asks for the encoding {encoding!r}")
+        return str.encode(text, "latin1")
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class Reader(pickle._Unpickler):  # the one in Python: that in C makes a table as long as a file says
+    """Python's reader of pickles without all that could run or take memory which the file does not fill."""
+
+    dispatch: ClassVar = {code: pickle._Unpickler.dispatch[code] for (code,) in (getattr(pickle, o) for o in OPCODES)}
+
+    def find_class(self, module: str, name: str) -> Made:
+        if f"{module}.{name}" not in KNOWN:
+            raise ValueError(f"it asks for {module}.{name}")
+        return Made(f"{module}.{name}")
 
 
 def loads(data: bytes) -> Any:
@@ -50,13 +75,12 @@ def loads(data: bytes) -> Any:
     """
     if len(data) > MOST_BYTES:
         raise ValueError(f"it has {len(data):,} bytes, more than {MOST_BYTES:,}")
-    machine = Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(data):
-            machine.step(opcode.name, argument)
-        return machine.stack.pop()
-    except (IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"it is damaged: {error}") from error
+        return Reader(BytesIO(data), encoding="bytes").load()  # the texts of Python 2 were bytes
+    except ValueError:
+        raise
+    except Exception as error:  # there are many ways to be damaged
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error
 
 
 def array(made: Any) -> np.ndarray:
@@ -75,104 +99,3 @@ def array(made: Any) -> np.ndarray:
     if kind not in ("u1", b"u1", "|u1", b"|u1") or fortran or not whole or prod(shape) != len(raw):
         raise ValueError("its data is no array of bytes")
     return np.frombuffer(raw, np.uint8).reshape(shape)
-
-
-@dataclass
-class Machine:
-    """The stack of a pickle, the stacks that its marks set aside, and what it remembers."""
-
-    stack: list[Any] = field(default_factory=list)
-    below: list[list[Any]] = field(default_factory=list)
-    memo: dict[int, Any] = field(default_factory=dict)
-
-    def step(self, name: str, argument: Any) -> None:
-        """Carry out one opcode."""
-        match name:
-            case "PROTO" | "FRAME" | "STOP":
-                pass
-            case _ if name in VALUES:
-                self.stack.append(argument)
-            case "STRING" | "BINSTRING" | "SHORT_BINSTRING":  # bytes, as Python 2 had them
-                self.stack.append(argument.encode("latin1"))
-            case "NONE" | "NEWTRUE" | "NEWFALSE":
-                self.stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[name])
-            case "EMPTY_LIST" | "EMPTY_DICT" | "EMPTY_TUPLE":
-                self.stack.append({"EMPTY_LIST": list, "EMPTY_DICT": dict, "EMPTY_TUPLE": tuple}[name]())
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                self.stack.append(tuple(self.pop(int(name[-1]))))
-            case "MARK":
-                self.below.append(self.stack)
-                self.stack = []
-            case "TUPLE" | "LIST":
-                items = self.marked()
-                self.stack.append(tuple(items) if name == "TUPLE" else items)
-            case "DICT":
-                items = self.marked()
-                self.stack.append({})
-                self.set(items)
-            case "APPEND" | "APPENDS":
-                items = self.pop(1) if name == "APPEND" else self.marked()
-                of(list, self.stack[-1]).extend(items)
-            case "SETITEM" | "SETITEMS":
-                self.set(self.pop(2) if name == "SETITEM" else self.marked())
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self.memo[argument] = self.stack[-1]
-            case "MEMOIZE":
-                self.memo[len(self.memo)] = self.stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                self.stack.append(self.memo[argument])
-            case "GLOBAL":
-                self.stack.append(named(argument))
-            case "STACK_GLOBAL":
-                self.stack.append(named(" ".join(of(str, part) for part in self.pop(2))))
-            case "REDUCE":
-                function, arguments = self.pop(2)
-                self.stack.append(called(of(Named, function).name, of(tuple, arguments)))
-            case "BUILD":
-                (state,) = self.pop(1)
-                of(Made, self.stack[-1]).state = state
-            case _:
-                raise ValueError(f"it holds the opcode {name}, which is no plain data")
-
-    def pop(self, count: int) -> list[Any]:
-        """Take that many values from the top of the stack."""
-        if len(self.stack) < count:
-            raise IndexError("a value is missing")
-        items = self.stack[-count:]
-        del self.stack[-count:]
-        return items
-
-    def marked(self) -> list[Any]:
-        """Everything above the last mark, which goes."""
-        items, self.stack = self.stack, self.below.pop()
-        return items
-
-    def set(self, items: list[Any]) -> None:
-        """Put keys and values, in turn, into the dictionary on top of the stack."""
-        table = of(dict, self.stack[-1])
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            table[of((str, bytes, int), key)] = value
-
-
-def of(kinds: Any, value: Any) -> Any:
-    """Return `value`, which must be of these kinds."""
-    if not isinstance(value, kinds):
-        raise TypeError(f"there is {type(value).__name__} in a wrong place")
-    return value
-
-
-def named(name: str) -> Named:
-    """Return one of the names that plain data needs."""
-    if name not in KNOWN:
-        raise ValueError(f"it asks for {name.replace(' ', '.')}")
-    return Named(name)
-
-
-def called(name: str, arguments: tuple[Any, ...]) -> Any:
-    """What a call gives: bytes for the one function that is known well enough, else a note of the call."""
-    if name != "_codecs encode":
-        return Made(name, arguments)
-    text, encoding = arguments  # protocol 2 stores the bytes of Python 3 so
-    if encoding not in ("latin1", b"latin1"):
-        raise ValueError(f"it asks for the encoding {encoding!r}")
-    return of(str, text).encode("latin1")

@@ -68,11 +68,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def decode_image(data: bytes, where: str) -> Image.Image:
-    """Return encoded image bytes as an RGB image, see `rgb`; of several frames or pages the first.
-
-    Raises:
-        DataError: `where` holds no image that can be decoded.
-    """
+    """Encoded image bytes as `read_image` gives those of a file; DataError: `where` holds no such image."""
     return _decoded(io.BytesIO(data), where)
 
 

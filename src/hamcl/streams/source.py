@@ -59,7 +59,7 @@ class Source:
         sharded: bool = False,
         notes: Iterable[str] = (),
     ) -> "Source":
-        """Return the source of `(inputs, class name of each)` pairs.
+        """The source of `(inputs, class name of each)` pairs.
 
         Args:
             order: the class names in the source's own order (names without any sample are left out);
@@ -76,17 +76,8 @@ class Source:
         position = {y: index[kept] for y, kept in form.items()}
         parents = {canonical(y): canonical(parent) for y, parent in (superclasses or {}).items()}
         train_split, test_split = (Samples(inputs, [position[y] for y in names]) for inputs, names in (train, test))
-        return cls(
-            name,
-            classes,
-            train_split,
-            test_split,
-            modality,
-            augmentation,
-            parents,
-            sharded,
-            (*notes, *renamed(form)),
-        )
+        said = (*notes, *renamed(form))
+        return cls(name, classes, train_split, test_split, modality, augmentation, parents, sharded, said)
 
 
 @dataclass(frozen=True)

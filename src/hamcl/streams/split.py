@@ -65,10 +65,8 @@ def split(
         DataError: the order file names an unknown class or one twice, or a class has too few samples.
     """
     _check_fraction("val_fraction", val_fraction)
-    if train_per_class is not None:
-        check_count("train_per_class", train_per_class)
-    if test_per_class is not None:
-        check_count("test_per_class", test_per_class)
+    check_count("train_per_class", train_per_class)
+    check_count("test_per_class", test_per_class)
     if test_fraction is not None:
         _check_fraction("test_fraction", test_fraction)
         if len(source.test):

@@ -22,10 +22,6 @@ def load(request: Request) -> Source:
     """Return the data of one file, or of a folder with one file for each split (train.csv, test.csv, ...).
 
     In one file, an optional column `split` says of each row where it belongs.
-
-    Raises:
-        DataError: a file or row cannot be read, or the columns are missing.
-        UsageError: a column that is asked for is not there.
     """
     path = request.path()
     parts: dict[str, Part] = {}

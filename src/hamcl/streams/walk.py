@@ -61,11 +61,7 @@ def is_image(name: str) -> bool:
 
 
 def entries(folder: Path | str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, sorted by name.
-
-    Raises:
-        DataError: it cannot be read.
-    """
+    """What lies in a folder, sorted by name; DataError: it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -83,12 +79,8 @@ def subfolders(folder: Path, left: LeftOut) -> list[Path]:
 def images(folder: Path, left: LeftOut | None = None) -> list[Path]:
     """The image files anywhere below a folder, sorted by their path; links are followed, each folder is read once.
 
-    Args:
-        left: is told of what is left out: hidden files and folders, files that are no images by their suffix, links
-            to folders that are read already.
-
-    Raises:
-        DataError: a folder cannot be read.
+    `left` is told of hidden files and folders, files that are no images by their suffix, and links to folders that
+    are read already. DataError: a folder cannot be read.
     """
     return sorted(_images(folder, left or LeftOut(folder)), key=lambda file: file.relative_to(folder).as_posix())
 
