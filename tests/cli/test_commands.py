@@ -206,7 +206,7 @@ def test_a_demonstration_store_is_ready_to_be_tried(ham, tmp_path, monkeypatch):
     pytest.importorskip("simple_icd_10_cm", reason="the diagnoses come with the demo extra")
     monkeypatch.setattr("hamcl.bench.practice.CLASSES", 2)
     monkeypatch.setattr("hamcl.bench.practice.TRAIN", 3)
-    monkeypatch.setattr("hamcl.store.work.load_backbone", backbones.load_backbone)
+    monkeypatch.setattr("hamcl.store.model.load_backbone", backbones.load_backbone)
     shown = ham.shown("demo", "--store", tmp_path / "try", "--no-progress")
     model, digits = tmp_path / "try" / "digits.ham", tmp_path / "try" / "digits"
     assert f"ham learn {model} {digits / 'week-2'}" in shown

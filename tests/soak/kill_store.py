@@ -40,7 +40,7 @@ from hamcl.errors import HamError
 from hamcl.learning.classify import Classify
 from hamcl.methods.ham import HAM
 from hamcl.store import Store
-from hamcl.store import work as rooms
+from hamcl.store import store as rooms
 from hamcl.store.folder import Folder
 from hamcl.store.manifest import State
 from hamcl.streams.base import Task

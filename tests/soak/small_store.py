@@ -15,7 +15,7 @@ from hamcl.machine import Machine
 from hamcl.nn.backbones import load_backbone
 from hamcl.rng import generator
 from hamcl.store import Store
-from hamcl.store import work as rooms
+from hamcl.store import model as rooms
 from hamcl.streams.base import Samples, Task
 
 OPTIONS: dict[str, Any] = {

@@ -79,10 +79,10 @@ def copied(learned, tmp_path) -> Any:
 def quick(monkeypatch) -> None:
     """Load the backbone once; every further model gets a copy of it."""
     from hamcl.nn.backbones import load_backbone
-    from hamcl.store import work
+    from hamcl.store import model
 
     loaded = load_backbone(BACKBONE["backbone"], **BACKBONE["backbone_options"])
-    monkeypatch.setattr(work, "load_backbone", lambda spec, **options: copy.deepcopy(loaded))
+    monkeypatch.setattr(model, "load_backbone", lambda spec, **options: copy.deepcopy(loaded))
 
 
 @pytest.fixture

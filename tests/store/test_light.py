@@ -20,7 +20,7 @@ def loaded(code: str, *arguments: object) -> set[str]:
 
 def test_a_store_is_opened_and_described_without_pytorch(learned):
     modules = loaded(
-        "from hamcl.store import Store, lock\nstore = Store.open(sys.argv[1])\n"
+        "from hamcl.store import LightStore, lock\nstore = LightStore.open(sys.argv[1])\n"
         "assert store.manifest.state.tasks and store.sizes().groups and store.diff(store) == []",
         learned,
     )

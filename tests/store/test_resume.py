@@ -10,7 +10,8 @@ import torch
 
 from hamcl.errors import DataError
 from hamcl.machine import Machine
-from hamcl.store import Store, unfinished, work
+from hamcl.store import Store, unfinished
+from hamcl.store import store as rooms
 from hamcl.store.digest import digest
 from hamcl.store.manifest import sealed
 from hamcl.streams.base import Samples
@@ -65,13 +66,13 @@ def test_going_on_after_a_kill_gives_the_same_tensors(copied, week, forked, monk
                 monkeypatch.setattr("hamcl.methods.ham.HAM.end", die)
                 copied.learn(week(3))
             case "writing":
-                real, calls = work.save_object, []
+                real, calls = rooms.save_object, []
 
                 def save(*arguments):
                     calls.append(arguments)
                     return die() if len(calls) == 3 else real(*arguments)
 
-                monkeypatch.setattr(work, "save_object", save)
+                monkeypatch.setattr(rooms, "save_object", save)
                 copied.learn(week(3))
 
     assert forked(learn) == -signal.SIGKILL

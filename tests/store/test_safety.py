@@ -110,7 +110,7 @@ def test_tensors_are_not_read_before_their_shapes_fit_the_model(copied, quick, m
         manifest["state"]["head"]["ridge.gram"]["tensors"]["ridge.gram"].update(shape=[33, 33])
 
     forge(copied, change)
-    monkeypatch.setattr("hamcl.store.work.load_object", lambda *_: pytest.fail("something was read"))
+    monkeypatch.setattr("hamcl.store.model.load_object", lambda *_: pytest.fail("something was read"))
     with pytest.raises(
         DataError, match=r"does not fit its backbone and config: tensor 'ridge.gram' of the head has the wrong"
     ):

@@ -99,7 +99,7 @@ def test_a_save_that_fails_leaves_nothing(taught, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("hamcl.store.work.Work.commit", fails)
+    monkeypatch.setattr("hamcl.store.store.Store._commit", fails)
     with pytest.raises(DataError, match=r"cannot write .*kept: No space left"):
         taught.save(tmp_path / "kept")
     assert list(tmp_path.iterdir()) == []

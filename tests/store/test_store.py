@@ -207,7 +207,7 @@ def test_diff_says_the_same_only_of_the_same_bytes(create, week, quick):
 
 
 def test_the_machine_is_part_of_no_identity(create, week, quick, monkeypatch, toy):
-    monkeypatch.setattr("hamcl.store.work.now", lambda: "2026-01-02T03:04:05Z")  # else the times differ
+    monkeypatch.setattr("hamcl.store.store.now", lambda: "2026-01-02T03:04:05Z")  # else the times differ
     one = create("one")
     create("other")
     machine = Machine(device="cpu", eval_batch_size=3, on_bad_sample="skip", threads=1)
@@ -303,7 +303,7 @@ def test_more_names_than_the_manifest_takes_are_refused_before_any_work(create, 
     store = create()
     before = store.manifest
     monkeypatch.setattr(HAM, "learn", None)
-    monkeypatch.setattr("hamcl.store.work.Work.model", None)
+    monkeypatch.setattr("hamcl.store.store.Store._model", None)
     classes = [f"{'x' * 990}{i:05d}" for i in range(8000)]
     task = Task("huge", classes, Samples([None] * 8000, range(8000)))
     with pytest.raises(DataError, match=r"some 17 MiB of names .* with these 8000 classes, but at most 16 are read"):

@@ -40,9 +40,9 @@ def undo(
 ) -> None:
     """Go back to the state before the last task, exactly."""
     with sentences(since(store)):
-        from hamcl.store import Store
+        from hamcl.store import LightStore
 
-        opened = Store.open(store)
+        opened = LightStore.open(store)
         gone = opened.undo(to)
         if json:
             return say_json({"undone": gone, "tasks": [task.name for task in opened.manifest.state.tasks]})
@@ -180,9 +180,9 @@ def diff(
     """Compare two models: options, classes, tasks, groups, importances, tensors and evaluations."""
     with sentences(UNTOUCHED):
         from hamcl.cli import tables
-        from hamcl.store import Store
+        from hamcl.store import LightStore
 
-        found = Store.open(store).diff(Store.open(other))
+        found = LightStore.open(store).diff(LightStore.open(other))
         if json:
             return say_json(found)
         if not found:
@@ -197,9 +197,9 @@ def gc(
 ) -> None:
     """Free the space of earlier states; ham undo cannot go back to them any more."""
     with sentences(since(store)):
-        from hamcl.store import Store
+        from hamcl.store import LightStore
 
-        freed = Store.open(store).gc(keep)
+        freed = LightStore.open(store).gc(keep)
         if json:
             return say_json({"freed": freed})
         from rich.filesize import decimal

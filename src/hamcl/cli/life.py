@@ -148,9 +148,9 @@ def status(
     """Show classes, tasks, groups, sizes and the last evaluation."""
     with sentences(UNTOUCHED):
         from hamcl.cli import tables
-        from hamcl.store import Store
+        from hamcl.store import LightStore
 
-        opened = Store.open(store)
+        opened = LightStore.open(store)
         if json:
             return say_json(tables.facts(opened))
         shown.print(tables.history(opened) if history else tables.status(opened), highlight=False)

@@ -19,7 +19,7 @@ from hamcl.cli.shell import as_json, count, printable, unicode
 from hamcl.config import answering
 from hamcl.errors import UsageError
 from hamcl.plain import plain
-from hamcl.store import Difference, Evaluation, Score, Sizes, Store
+from hamcl.store import Difference, Evaluation, LightStore, Score, Sizes
 from hamcl.store.manifest import Reliability
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SHOWN = 10
 """Class names and rows listed before the rest is only counted."""
 
 
-def facts(store: Store) -> dict[str, Any]:
+def facts(store: LightStore) -> dict[str, Any]:
     """What `ham status` knows, as plain values."""
     manifest, state = store.manifest, store.manifest.state
     tasks = [
@@ -65,7 +65,7 @@ def facts(store: Store) -> dict[str, Any]:
     )
 
 
-def status(store: Store) -> Tree:
+def status(store: LightStore) -> Tree:
     """The store as a tree: classes, tasks with their similarities, groups, sizes and the last evaluation."""
     manifest, state = store.manifest, store.manifest.state
     backbone, options = manifest.backbone, manifest.options
@@ -177,7 +177,7 @@ def differences(found: Iterable[Difference], mine: Path, theirs: Path) -> Table:
     return table
 
 
-def history(store: Store) -> Table:
+def history(store: LightStore) -> Table:
     """What happened to the store, oldest first."""
     table = Table("when", "command", "what")
     for event in store.manifest.history:

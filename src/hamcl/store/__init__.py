@@ -1,10 +1,15 @@
 """A model's life on disk: transactions, a manifest with checksums, undo."""
 
+from typing import TYPE_CHECKING, Any
+
 from hamcl.store.diff import Difference
 from hamcl.store.folder import Unrecorded
+from hamcl.store.light import LightStore
 from hamcl.store.manifest import Confusion, Evaluation, Event, GroupRecord, Manifest, Score, State, TaskRecord
 from hamcl.store.sizes import Sizes
-from hamcl.store.store import Store
+
+if TYPE_CHECKING:
+    from hamcl.store.store import Store
 
 __all__ = [
     "Confusion",
@@ -12,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "GroupRecord",
+    "LightStore",
     "Manifest",
     "Score",
     "Sizes",
@@ -20,3 +26,11 @@ __all__ = [
     "TaskRecord",
     "Unrecorded",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Store":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from hamcl.store.store import Store  # waits for PyTorch
+
+    return Store

@@ -7,7 +7,7 @@ from typing import get_args
 from PIL import Image
 
 from hamcl.errors import DataError
-from hamcl.streams.base import Augmentation, Modality, Samples, Task
+from hamcl.streams.base import Augmentation, Samples, Task
 from hamcl.streams.pixels import rgb
 
 
@@ -20,9 +20,21 @@ def digest(task: Task, told: Callable[[int, int], None] | None = None) -> str:
     return _digests(task.classes, task.train, task.modality, [task.augmentation], told)[0]
 
 
-def digests(classes: Sequence[str], samples: Samples, modality: Modality) -> list[str]:
-    """What `digest` says of a task with these training samples, under every augmentation it may have."""
-    return _digests(classes, samples, modality, get_args(Augmentation))
+def evaluated(task: Task) -> Samples:
+    """What a task is evaluated on: its test samples, or its training samples where it has no others."""
+    return task.test if len(task.test) else task.train
+
+
+def digests(task: Task, classes: Sequence[str]) -> list[str]:
+    """What `digest` says of a task of these classes whose training samples are those that `task` is evaluated on.
+
+    One for each augmentation it may have; none where the classes of `task` are others.
+    """
+    if {*classes} != {*task.classes}:
+        return []
+    place, samples = [classes.index(name) for name in task.classes], evaluated(task)
+    moved = Samples(samples.inputs, [place[y] for y in samples.labels])
+    return _digests(classes, moved, task.modality, get_args(Augmentation))
 
 
 def _digests(

@@ -8,7 +8,7 @@ from hamcl import metrics
 from hamcl.errors import DataError
 from hamcl.learning.evaluate import answers
 from hamcl.learning.learner import Learner
-from hamcl.store.digest import digests
+from hamcl.store.digest import digests, evaluated
 from hamcl.store.lock import now
 from hamcl.store.manifest import Confusion, Evaluation, Reliability, Score
 from hamcl.streams.base import Samples, Task
@@ -108,12 +108,10 @@ def refuse_twice(tasks: Sequence[Task]) -> None:
 
 
 def _same(task: Task, other: Task) -> bool:
-    splits = [t.test if len(t.test) else t.train for t in (task, other)]
-    if len(splits[0]) != len(splits[1]) or {*task.classes} != {*other.classes} or task.modality != other.modality:
+    if len(evaluated(task)) != len(evaluated(other)):
         return False
-    place = [other.classes.index(name) for name in task.classes]
-    mine = Samples(splits[0].inputs, [place[y] for y in splits[0].labels])
-    return digests(other.classes, mine, task.modality) == digests(other.classes, splits[1], task.modality)
+    mine = digests(task, other.classes)
+    return bool(mine) and mine == digests(other, other.classes)
 
 
 def readable(learner: Learner, task: Task) -> tuple[Samples, list[str]]:
