@@ -98,6 +98,8 @@ READS = {
     "auto": frozenset({"views", "drift", "shrinkage", "projection"}),
 }
 """The options that have an effect with each head, of those that only heads read."""
+IDLE = {"image": frozenset[str](), "text": frozenset({"views"})}
+"""The options that have none with each kind of samples: texts are not augmented."""
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 
@@ -367,7 +369,7 @@ def answering(config: HAMConfig, modality: str) -> str:
 
 def useful(config: Options, modality: str) -> Options:
     """Options without those that do nothing with their head, which are as by default: earlier versions took any."""
-    idle = READS["auto"] - READS[answering(config, modality)]
+    idle = READS["auto"] - READS[answering(config, modality)] | IDLE[modality]
     usual = type(config)()
     return dataclasses.replace(config, **{name: getattr(usual, name) for name in idle})
 

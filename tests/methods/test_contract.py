@@ -497,3 +497,28 @@ def test_a_frame_in_any_order_trains_and_is_answered_like_lists(build, toy):
     two.learn(frame)
     assert one.evaluate(lists) == two.evaluate(frame)
     assert torch.equal(one.predict(list(table.text)).probabilities, two.predict(table.text).probabilities)
+
+
+@pytest.mark.parametrize(
+    ("name", "modality", "option"),
+    [
+        ("frozen", "image", {"rank": 16}),
+        ("frozen", "image", {"epochs": 9}),  # a head in closed form trains nothing
+        ("seq-lora", "image", {"max_groups": 3}),
+        ("ham", "image", {"head": "linear", "shrinkage": 0.1}),
+        ("ham", "text", {"views": 4}),
+        ("ease", "image", {"drift": "noise", "projection": 99}),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(toy, bert_folder, name, modality, option):
+    kind = load_method(name)
+    config = kind.config_type.from_dict({**kind.defaults, **option})
+    text = modality == "text"
+    backbone = load_backbone(str(bert_folder), depths=config.depths_to_read) if text else toy.vit()
+    last = list(option)[-1]
+    with pytest.raises(
+        UsageError, match=rf"^{kind.__name__}.* does nothing with the option {last}=[^\n]*; leave it out$"
+    ):
+        kind(backbone, config)
+    if not text:  # which of several kinds of samples is not known where options are shared
+        assert getattr(kind.configured({}, option), last) == getattr(kind.configured({}), last)

@@ -11,7 +11,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hamcl.config import BARE, PRESETS, READS, HAMConfig, resolve
+from hamcl.config import BARE, IDLE, PRESETS, READS, HAMConfig, resolve
 from hamcl.errors import UsageError
 from hamcl.ham.flat import prefixed, stripped
 from hamcl.learning.classify import Classify, Prediction
@@ -360,15 +360,16 @@ class Learner(ABC):
                 f"{name} brings its own classifier: head={config.head!r} must be {' or '.join(self.heads)}, the rows "
                 "a task trains with"
             )
-        reads = self.reads(self.settings)
+        reads = self.reads(self.settings) - IDLE[self.backbone.modality]
         for field in fields(config):
             value = getattr(config, field.name)
             untouched = [field.default, self.defaults.get(field.name)]
             untouched += [preset[field.name] for preset in (BARE, *PRESETS.values()) if field.name in preset]
             if field.name not in reads and value not in untouched:
                 with_head = f" with head={self.settings.head!r}" if field.name in READS["auto"] else ""
+                on_texts = " on texts" if field.name in IDLE[self.backbone.modality] else ""
                 raise UsageError(
-                    f"{name}{with_head} does nothing with the option {field.name}={value!r}; leave it out"
+                    f"{name}{with_head}{on_texts} does nothing with the option {field.name}={value!r}; leave it out"
                 )
 
 
