@@ -7,50 +7,29 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from hamcl.cli import flags, shell
 from hamcl.cli.options import machine_of
-from hamcl.cli.shell import (
-    DATA,
-    UNTOUCHED,
-    Augmented,
-    Folder,
-    Json,
-    LabelColumn,
-    Moving,
-    TaskName,
-    TextColumn,
-    Where,
-    count,
-    errors,
-    present,
-    read_task,
-    reopened,
-    say,
-    say_json,
-    sentences,
-    shown,
-    since,
-)
 from hamcl.errors import DataError, UsageError
 
 
 def undo(
-    store: Folder,
+    store: flags.Folder,
     to: Annotated[str | None, typer.Option(metavar="TASK", help="The task that shall be the last one known.")] = None,
-    json: Json = False,
+    json: flags.Json = False,
 ) -> None:
     """Go back to the state before the last task, exactly."""
-    with sentences(since(store)):
+    with shell.sentences(shell.since(store)):
         from hamcl.store import LightStore
 
         opened = LightStore.open(store)
         gone = opened.undo(to)
         if json:
-            return say_json({"undone": gone, "tasks": [task.name for task in opened.manifest.state.tasks]})
-        say(f"took back {', '.join(gone)}; {count(len(opened.manifest.state.classes), 'class')} known")
+            return shell.say_json({"undone": gone, "tasks": [task.name for task in opened.manifest.state.tasks]})
+        shell.say(f"took back {', '.join(gone)}; {shell.count(len(opened.manifest.state.classes), 'class')} known")
 
 
 def export(
-    store: Folder,
+    store: flags.Folder,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     kind: Annotated[
         Literal["peft", "merged", "onnx", "adapters"],
@@ -59,17 +38,17 @@ def export(
     title: Annotated[str | None, typer.Option(help="Title of the model card.")] = None,
     license: Annotated[str | None, typer.Option(help="Licence of the model, such as mit.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    backbone: Where = None,
-    json: Json = False,
+    backbone: flags.Where = None,
+    json: flags.Json = False,
     **given: Any,
 ) -> None:
     """Write the model for other libraries, with its class names and a model card."""
-    with sentences(UNTOUCHED):
+    with shell.sentences(shell.UNTOUCHED):
         from hamcl.export import Card, check
 
         machine = machine_of(given)
         check(out, kind, overwrite=overwrite)
-        opened = reopened(store, backbone, machine)
+        opened = shell.reopened(store, backbone, machine)
         model, state = opened.model(), opened.manifest.state
         card = Card(title=title, license=license)
         # An evaluation of an earlier model, or on the data it was learned from, says nothing about this one.
@@ -79,16 +58,18 @@ def export(
         use = model.export(out, kind, card=card, overwrite=overwrite)
         if json:
             files = sorted(file for file in out.rglob("*") if file.is_file())
-            return say_json(
+            return shell.say_json(
                 {"folder": out, "use": use, "files": {f"{f.relative_to(out)}": f.stat().st_size for f in files}}
             )
-        say(f"wrote {kind} to {out}: {use}")
+        shell.say(f"wrote {kind} to {out}: {use}")
 
 
 def import_(
-    store: Folder,
+    store: flags.Folder,
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="A LoRA as PEFT saves it, in safetensors.")],
-    data: Annotated[str | None, typer.Option(metavar="DATA", help=f"Training samples of its classes. {DATA}")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DATA", help=f"Training samples of its classes. {flags.DATA}")
+    ] = None,
     classes: Annotated[
         Path | None,
         typer.Option(
@@ -96,22 +77,22 @@ def import_(
             "list or one a line; by default classes.json in the adapter's folder."
         ),
     ] = None,
-    name: TaskName = None,
-    augmentation: Augmented = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    backbone: Where = None,
-    progress: Moving = None,
-    json: Json = False,
+    name: flags.TaskName = None,
+    augmentation: flags.Augmented = None,
+    text_column: flags.TextColumn = None,
+    label_column: flags.LabelColumn = None,
+    backbone: flags.Where = None,
+    progress: flags.Moving = None,
+    json: flags.Json = False,
     **given: Any,
 ) -> None:
     """Make a LoRA that was trained elsewhere a task, grouped and merged like the others."""
-    with sentences(since(store)):
+    with shell.sentences(shell.since(store)):
         from hamcl.cli.live import Live
         from hamcl.streams import Samples, Task
 
         machine = machine_of(given)
-        opened = reopened(store, backbone, machine)
+        opened = shell.reopened(store, backbone, machine)
         name = adapter.resolve().name if name is None else name
         if data is None:
             if classes is None and not (adapter / "classes.json").is_file():
@@ -121,23 +102,23 @@ def import_(
             names = read_names(classes or adapter / "classes.json")
             task = Task(name, names, Samples(), modality=opened.manifest.backbone.modality)
         elif classes is None:
-            columns = present(text_column=text_column, label_column=label_column)
-            task = read_task(data, machine, name=name, augmentation=augmentation, **columns)
+            columns = shell.present(text_column=text_column, label_column=label_column)
+            task = shell.read_task(data, machine, name=name, augmentation=augmentation, **columns)
         else:
             raise UsageError("--data has its own class names; leave --classes out")
         text = f"took over the adapter {adapter} as task {name!r}"
-        with Live(errors, progress) as live, opened.transaction("import", text) as model:
+        with Live(shell.errors, progress) as live, opened.transaction("import", text) as model:
             model.watch = live.passed
             report = model.import_adapter(adapter, task)
         if json:
-            return say_json(report)
+            return shell.say_json(report)
         group = f"{'opened' if report.opened else 'joined'} group {report.group}"
-        known = count(len(opened.manifest.state.classes), "class")
+        known = shell.count(len(opened.manifest.state.classes), "class")
         lost = ""
         if report.merge_error >= 5e-4:
             rank = opened.manifest.config["merge_rank"]
             lost = f", of which rank {rank} (--merge-rank) cannot hold {100 * report.merge_error:.1f} %"
-        say(f"took over {name}: {count(len(task.classes), 'class')}, {group}{lost}; {known} known")
+        shell.say(f"took over {name}: {shell.count(len(task.classes), 'class')}, {group}{lost}; {known} known")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
@@ -157,51 +138,51 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def verify(
-    store: Folder,
-    backbone: Where = None,
-    json: Json = False,
+    store: flags.Folder,
+    backbone: flags.Where = None,
+    json: flags.Json = False,
     **given: Any,
 ) -> None:
     """Check every checksum, every shape and every invariant."""
-    with sentences(UNTOUCHED):
+    with shell.sentences(shell.UNTOUCHED):
         machine = machine_of(given)
-        lines = reopened(store, backbone, machine).verify()
+        lines = shell.reopened(store, backbone, machine).verify()
         if json:
-            return say_json({"checked": lines})
+            return shell.say_json({"checked": lines})
         for line in lines:
-            say(line)
+            shell.say(line)
 
 
 def diff(
-    store: Folder,
+    store: flags.Folder,
     other: Annotated[Path, typer.Argument(metavar="OTHER", help="The folder of another model.")],
-    json: Json = False,
+    json: flags.Json = False,
 ) -> None:
     """Compare two models: options, classes, tasks, groups, importances, tensors and evaluations."""
-    with sentences(UNTOUCHED):
+    with shell.sentences(shell.UNTOUCHED):
         from hamcl.cli import tables
         from hamcl.store import LightStore
 
         found = LightStore.open(store).diff(LightStore.open(other))
         if json:
-            return say_json(found)
+            return shell.say_json(found)
         if not found:
-            return say(f"{store} and {other} hold the same model")
-        shown.print(tables.differences(found, store, other), highlight=False)
+            return shell.say(f"{store} and {other} hold the same model")
+        shell.shown.print(tables.differences(found, store, other), highlight=False)
 
 
 def gc(
-    store: Folder,
+    store: flags.Folder,
     keep: Annotated[int, typer.Option(min=0, help="How many earlier states to keep for ham undo.")] = 0,
-    json: Json = False,
+    json: flags.Json = False,
 ) -> None:
     """Free the space of earlier states; ham undo cannot go back to them any more."""
-    with sentences(since(store)):
+    with shell.sentences(shell.since(store)):
         from hamcl.store import LightStore
 
         freed = LightStore.open(store).gc(keep)
         if json:
-            return say_json({"freed": freed})
+            return shell.say_json({"freed": freed})
         from rich.filesize import decimal
 
-        say(f"freed {decimal(freed)}")
+        shell.say(f"freed {decimal(freed)}")

@@ -63,25 +63,20 @@ def main(
 
 
 MODEL, BENCHMARKS = "A model for years", "Benchmarks"
-app.command("init", rich_help_panel=MODEL)(
-    with_parameters(life.init, [*config_parameters(), *machine_parameters("threads")])
-)
-app.command("learn", rich_help_panel=MODEL)(with_parameters(life.learn, [*task_parameters(), *machine_parameters()]))
-app.command("status", rich_help_panel=MODEL)(life.status)
-app.command("eval", rich_help_panel=MODEL)(
-    with_parameters(life.evaluate, machine_parameters("device", "eval_batch_size", "threads", "on_bad_sample"))
-)
-app.command("predict", rich_help_panel=MODEL)(
-    with_parameters(predict.predict, machine_parameters("device", "precision", "eval_batch_size", "threads"))
-)
-app.command("undo", rich_help_panel=MODEL)(keep.undo)
-app.command("export", rich_help_panel=MODEL)(with_parameters(keep.export, machine_parameters("device", "threads")))
-app.command("import", rich_help_panel=MODEL)(with_parameters(keep.import_, machine_parameters()))
-app.command("verify", rich_help_panel=MODEL)(with_parameters(keep.verify, machine_parameters("device", "threads")))
-app.command("diff", rich_help_panel=MODEL)(keep.diff)
-app.command("gc", rich_help_panel=MODEL)(keep.gc)
-app.command("run", rich_help_panel=BENCHMARKS)(with_parameters(run.run, [*config_parameters(), *machine_parameters()]))
-app.command("report", rich_help_panel=BENCHMARKS)(run.report)
-app.command("demo", rich_help_panel=BENCHMARKS)(
-    with_parameters(run.demo, machine_parameters("device", "precision", "threads"))
-)
+for name, panel, command, more in (
+    ("init", MODEL, life.init, [*config_parameters(), *machine_parameters("threads")]),
+    ("learn", MODEL, life.learn, [*task_parameters(), *machine_parameters()]),
+    ("status", MODEL, life.status, []),
+    ("eval", MODEL, life.evaluate, machine_parameters("device", "eval_batch_size", "threads", "on_bad_sample")),
+    ("predict", MODEL, predict.predict, machine_parameters("device", "precision", "eval_batch_size", "threads")),
+    ("undo", MODEL, keep.undo, []),
+    ("export", MODEL, keep.export, machine_parameters("device", "threads")),
+    ("import", MODEL, keep.import_, machine_parameters()),
+    ("verify", MODEL, keep.verify, machine_parameters("device", "threads")),
+    ("diff", MODEL, keep.diff, []),
+    ("gc", MODEL, keep.gc, []),
+    ("run", BENCHMARKS, run.run, [*config_parameters(), *machine_parameters()]),
+    ("report", BENCHMARKS, run.report, []),
+    ("demo", BENCHMARKS, run.demo, machine_parameters("device", "precision", "threads")),
+):
+    app.command(name, rich_help_panel=panel)(with_parameters(command, more))

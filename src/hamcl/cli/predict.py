@@ -10,20 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hamcl.cli import flags, shell
 from hamcl.cli.options import machine_of
-from hamcl.cli.shell import (
-    UNTOUCHED,
-    Folder,
-    Moving,
-    TextColumn,
-    Where,
-    complain,
-    errors,
-    note,
-    reopened,
-    sentences,
-    shown,
-)
 from hamcl.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    store: Folder,
+    store: flags.Folder,
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -46,14 +34,14 @@ def predict(
         Literal["table", "csv", "jsonl"] | None,
         typer.Option("--format", help="By default that of --out, else a table."),
     ] = None,
-    text_column: TextColumn = None,
-    backbone: Where = None,
-    progress: Moving = None,
+    text_column: flags.TextColumn = None,
+    backbone: flags.Where = None,
+    progress: flags.Moving = None,
     json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     **given: Any,
 ) -> None:
     """Name the classes of images or texts, the most probable first."""
-    with sentences(UNTOUCHED):
+    with shell.sentences(shell.UNTOUCHED):
         from hamcl.cli.inputs import answers, gather
         from hamcl.cli.live import Live
         from hamcl.cli.tables import form_of, show_answers, write_answers
@@ -64,16 +52,16 @@ def predict(
             out = out.expanduser()  # a shell leaves --out=~/x as it is
             check_writable(out)
         machine = machine_of(given)
-        opened = reopened(store, backbone, machine)
+        opened = shell.reopened(store, backbone, machine)
         stdin = sys.stdin.buffer if sys.stdin else io.BytesIO()
         asked = gather(inputs, opened.manifest.backbone.modality, stdin, text_column)
-        note(asked.notes)
+        shell.note(asked.notes)
         for sentence in asked.problems:
-            complain(sentence)
+            shell.complain(sentence)
         unread = list(asked.problems)
 
         def problem(sentence: str) -> None:
-            complain(sentence)
+            shell.complain(sentence)
             unread.append(sentence)
 
         model = opened.model()
@@ -86,16 +74,16 @@ def predict(
                 yield answer
 
         # Rows on a terminal move up past the bar only where one console shows both.
-        with Live(shown if table and seen else errors, False if seen and not table else progress) as live:
+        with Live(shell.shown if table and seen else shell.errors, False if seen and not table else progress) as live:
             found = live.counted(answered(), "predict", len(asked.names))
             if chosen == "table":
-                show_answers(found, asked.names, model.classes, shown)
+                show_answers(found, asked.names, model.classes, shell.shown)
             elif out is None:
                 write_answers(found, chosen, sys.stdout)
             else:
                 _write(found, chosen, out)
         if False in sure:
-            note([doubt(model.judged)])
+            shell.note([doubt(model.judged)])
         if unread:
             raise typer.Exit(1)
 
@@ -134,6 +122,6 @@ def _write(found: Iterator["Answer"], form: Literal["csv", "jsonl"], out: Path) 
         system = error if isinstance(error, OSError) else error.__cause__
         if not isinstance(system, OSError):  # not the file's fault
             raise
-        complain(f"cannot write {out}: {system.strerror or system}; the predictions follow on standard output")
+        shell.complain(f"cannot write {out}: {system.strerror or system}; the predictions follow on standard output")
         write_answers(chain(kept, found), form, sys.stdout)
         raise typer.Exit(1) from error

@@ -6,25 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from hamcl.cli import flags, shell
 from hamcl.cli.options import build_config, integers, machine_of, method_options
-from hamcl.cli.shell import (
-    BACKBONES,
-    PLAIN,
-    STREAM,
-    ConfigFile,
-    ImageSize,
-    LabelColumn,
-    MaxLength,
-    Moving,
-    Preset,
-    TextColumn,
-    errors,
-    note,
-    prepare,
-    present,
-    sentences,
-    shown,
-)
 from hamcl.methods.registry import METHODS
 
 if TYPE_CHECKING:
@@ -32,18 +15,15 @@ if TYPE_CHECKING:
     from hamcl.report.records import Result
     from hamcl.training.lesson import Step
 
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a run that is already there.")]
-
 
 def _stream(text: str, **settings: Any) -> Any:
-    return typer.Option(help=text, rich_help_panel=STREAM, **settings)
+    return typer.Option(help=text, rich_help_panel=flags.STREAM, **settings)
 
 
 def run(
     *,
     stream: Annotated[str, _stream("NAME or NAME:WHERE, for example icd10 or folder:PATH.")],
-    backbone: Annotated[str, _stream(BACKBONES)],
+    backbone: Annotated[str, _stream(flags.BACKBONES)],
     out: Annotated[Path, typer.Option(help="The folder of the run.")],
     method: Annotated[str, _stream(f"{', '.join(METHODS)}.")] = "ham",
     tasks: Annotated[int | None, _stream("Number of tasks.")] = None,
@@ -59,23 +39,23 @@ def run(
     class_order_file: Annotated[Path | None, _stream("File with the exact order: names one a line, or JSON.")] = None,
     data_dir: Annotated[Path | None, _stream("Local copy of a named benchmark.")] = None,
     train_shards: Annotated[int | None, _stream("Read only the first so many training files.")] = None,
-    text_column: TextColumn = None,
-    label_column: LabelColumn = None,
-    image_size: ImageSize = None,
-    max_length: MaxLength = None,
-    config: ConfigFile = None,
-    preset: Preset = "default",
+    text_column: flags.TextColumn = None,
+    label_column: flags.LabelColumn = None,
+    image_size: flags.ImageSize = None,
+    max_length: flags.MaxLength = None,
+    config: flags.ConfigFile = None,
+    preset: flags.Preset = "default",
     predictions: Annotated[
         Literal["auto", "all", "last"],
         typer.Option(help="Predictions to keep: of all steps, the last, or all if few."),
     ] = "auto",
     tracker: Annotated[
-        Literal["tensorboard", "wandb", "mlflow", "trackio"] | None,
+        flags.Tracker | None,
         typer.Option(help="Log losses and accuracies there too; tensorboard writes to OUT/tensorboard."),
     ] = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    progress: Moving = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    progress: flags.Moving = None,
     method_option: Annotated[
         list[str],
         typer.Option(
@@ -87,8 +67,10 @@ def run(
     **given: Any,
 ) -> None:
     """Learn a stream task by task with one method and record everything."""
-    with sentences():
+    asked = locals()
+    with shell.sentences():
         # Imported here so that --help and --version need not wait for PyTorch.
+        from hamcl.bench.grid import CUT
         from hamcl.bench.run import RunOptions, check_folder
         from hamcl.bench.run import run as run_stream
         from hamcl.cli.live import Live
@@ -99,30 +81,15 @@ def run(
         from hamcl.streams import load_stream
 
         machine = machine_of(given)
-        prepare(machine)
+        shell.prepare(machine)
         check_folder(out, resume=resume, overwrite=overwrite)
         kind = load_method(method)
         given |= method_options(method_option, kind.config_type)
         settings = build_config(given, file=config, preset=preset, method=method)
-        cut = present(
-            tasks=tasks,
-            classes_per_task=classes_per_task,
-            task_sizes=task_sizes,
-            train_per_class=train_per_class,
-            test_per_class=test_per_class,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            class_order=class_order,
-            class_order_file=class_order_file,
-            data_dir=data_dir,
-            train_shards=train_shards,
-            text_column=text_column,
-            label_column=label_column,
-            seed=settings.seed,
-        )
-        read = present(image_size=image_size, max_length=max_length)
+        cut = shell.present(**{name: asked[name] for name in CUT}, seed=settings.seed)
+        read = shell.present(image_size=image_size, max_length=max_length)
         data = load_stream(stream, **cut, on_bad_sample=machine.on_bad_sample)
-        note(data.notes)
+        shell.note(data.notes)
         options = RunOptions(
             method=method,
             stream={"spec": stream, **cut},
@@ -143,13 +110,13 @@ def run(
             live.task(result)
             tracking.task(result.scalars)
 
-        with Live(errors, progress) as live, tracking:
+        with Live(shell.errors, progress) as live, tracking:
             live.start(method, len(data))
             result = run_stream(data, learner, out, options=options, progress=stepped, on_task=learned)
         for setting in compare([result]):
-            shown.print(setting.table())
-        note(sentence for sentence in result.notes if sentence not in data.notes)
-        shown.print(f"The record, the predictions and the plots are in {out}", **PLAIN)
+            shell.shown.print(setting.table())
+        shell.note(sentence for sentence in result.notes if sentence not in data.notes)
+        shell.say(f"The record, the predictions and the plots are in {out}")
 
 
 def report(
@@ -158,14 +125,14 @@ def report(
     plot: Annotated[Path | None, typer.Option(help="Draw the curves to this PNG file.")] = None,
 ) -> None:
     """Compare finished runs: mean and standard deviation over seeds."""
-    with sentences():
+    with shell.sentences():
         from hamcl.files import new_file
         from hamcl.report.compare import LEGEND, compare, find_runs, report_markdown, report_plot
 
         settings = compare(find_runs(runs))
         for setting in settings:
-            shown.print(setting.table())
-        shown.print(LEGEND, style="dim", highlight=False)
+            shell.shown.print(setting.table())
+        shell.shown.print(LEGEND, style="dim", highlight=False)
         if markdown:
             with new_file(markdown) as fresh:
                 fresh.write_text(report_markdown(settings), encoding="utf-8")
@@ -182,15 +149,15 @@ def demo(
             help="Instead, make a new folder with a little data and a model to try init, learn, predict and undo on.",
         ),
     ] = None,
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    progress: Moving = None,
+    resume: flags.Resume = False,
+    overwrite: flags.Overwrite = False,
+    progress: flags.Moving = None,
     **given: Any,
 ) -> None:
     """Show what hamcl does: two real streams, four methods, a few minutes, no network."""
     if store is not None:
         return _practice(store, progress, machine_of(given))
-    with sentences():
+    with shell.sentences():
         from hamcl.bench.demo import COMPARISON, MODEL, Sizes
         from hamcl.bench.demo import demo as run_demo
         from hamcl.bench.run import MATRIX
@@ -198,9 +165,9 @@ def demo(
         from hamcl.report.compare import LEGEND
 
         machine = machine_of(given)
-        prepare(machine)
+        shell.prepare(machine)
         sizes = Sizes()
-        with Live(errors, progress) as live:
+        with Live(shell.errors, progress) as live:
             settings = run_demo(
                 out,
                 sizes=sizes,
@@ -213,40 +180,38 @@ def demo(
                 on_task=live.task,
             )
         for setting in settings:
-            shown.print(setting.table())
-            shown.print()
-        shown.print(LEGEND, style="dim", highlight=False)
-        shown.print("\nWhat there is to look at:", style="bold")
+            shell.shown.print(setting.table())
+            shell.shown.print()
+        shell.shown.print(LEGEND, style="dim", highlight=False)
+        shell.shown.print("\nWhat there is to look at:", style="bold")
         for part in sizes.parts:
             folder = out / part.stream
-            shown.print(f"  {folder / COMPARISON}   the curves of all methods", **PLAIN)
-            shown.print(f"  {folder / 'ham' / MATRIX}   the accuracy matrix of HAM", **PLAIN)
-            shown.print(f"  {folder / MODEL}   the learned model: peft/ and merged/", **PLAIN)
-        shown.print("What to try next:", style="bold")
-        shown.print(
-            "  ham run --stream icd10 --tasks 40 --classes-per-task 4 --backbone minilm --out runs/longer", **PLAIN
-        )
-        shown.print("  ham run --stream folder:PATH --backbone efficientnet-lite0 --tasks 5 --out runs/own", **PLAIN)
-        shown.print(f"  ham report {out} --plot curves.png", **PLAIN)
+            shell.say(f"  {folder / COMPARISON}   the curves of all methods")
+            shell.say(f"  {folder / 'ham' / MATRIX}   the accuracy matrix of HAM")
+            shell.say(f"  {folder / MODEL}   the learned model: peft/ and merged/")
+        shell.shown.print("What to try next:", style="bold")
+        shell.say("  ham run --stream icd10 --tasks 40 --classes-per-task 4 --backbone minilm --out runs/longer")
+        shell.say("  ham run --stream folder:PATH --backbone efficientnet-lite0 --tasks 5 --out runs/own")
+        shell.say(f"  ham report {out} --plot curves.png")
 
 
 def _practice(folder: Path, progress: bool | None, machine: "Machine") -> None:
     """Leave data and a model that knows their first week, and say what to try."""
-    with sentences("interrupted; delete the folder and start again"):
+    with shell.sentences("interrupted; delete the folder and start again"):
         from hamcl.bench.practice import IMAGES, TEXTS, practice
         from hamcl.cli.live import Live
         from hamcl.store import Store
         from hamcl.streams import load_task
 
-        prepare(machine)
+        shell.prepare(machine)
         practice(folder)
         digits, texts = folder / IMAGES, folder / TEXTS
         model, other = folder / "digits.ham", folder / "diagnoses.ham"
         made = Store.create(model, backbone="efficientnet-lite0", backbone_options={"image_size": 64})
-        with Live(errors, progress) as live:
+        with Live(shell.errors, progress) as live:
             made.learn(load_task(digits / "week-1", augmentation="handwriting"), progress=live.step)
-        shown.print(f"{folder} holds the data of two weeks, as images and as texts, and a model that knows the digits")
-        shown.print("of the first. Try:", style="bold")
+        shell.say(f"{folder} holds the data of two weeks, as images and as texts, and a model that knows the digits")
+        shell.shown.print("of the first. Try:", style="bold")
         for line in (
             f"ham status {model}",
             f"ham predict {model} {digits / 'inbox'}   # digits of the second week are taken for others",
@@ -259,4 +224,4 @@ def _practice(folder: Path, progress: bool | None, machine: "Machine") -> None:
             f"ham learn {other} {texts / 'week-2.csv'}",
             f"ham predict {other} {texts / 'inbox.txt'}",
         ):
-            shown.print(f"  {line}", **PLAIN)
+            shell.say(f"  {line}")

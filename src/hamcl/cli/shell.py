@@ -1,4 +1,4 @@
-"""What all commands share: the consoles, errors as sentences, and options that mean the same everywhere."""
+"""What all commands share: the consoles, errors as sentences, and how stores and tasks are read."""
 
 import json
 import os
@@ -6,14 +6,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from hamcl.cli.spoken import spoken
-from hamcl.config import PRESETS
 from hamcl.errors import HamError, UsageError
 
 if TYPE_CHECKING:
@@ -31,42 +30,9 @@ class Shown(Console):
 
 shown = Shown(width=None if sys.stdout.isatty() else 120)  # a table piped to a file need not fold
 errors = Shown(stderr=True)
-PLAIN: dict[str, Any] = {"highlight": False, "markup": False, "soft_wrap": True}
 
 UNTOUCHED = "interrupted; the store is as it was before"
 RESUMED = "interrupted; what was finished is recorded, and --resume goes on from there"
-
-Folder = Annotated[Path, typer.Argument(metavar="STORE", help="The folder of the model.")]
-Where = Annotated[
-    str | None,
-    typer.Option("--backbone", help="Where the backbone lies now, if not where the store says; it must be the same."),
-]
-TaskName = Annotated[str | None, typer.Option("--name", help="Name of the task; by default that of the data.")]
-Augmented = Annotated[
-    Literal["photo", "handwriting", "none"] | None,
-    typer.Option("--augmentation", help="What kind of images these are, which says how they are varied and cut."),
-]
-TextColumn = Annotated[
-    str | None, typer.Option("--text-column", help="The column of a table that holds the texts, if not a usual one.")
-]
-LabelColumn = Annotated[
-    str | None, typer.Option("--label-column", help="The column of a table that holds the labels, if not a usual one.")
-]
-DATA = "A folder of class folders, parquet, CSV or JSONL of texts or image paths, or hub:ID."
-STREAM = "Stream and backbone"
-BACKBONES = "efficientnet-lite0, minilm, timm/ID, hf/ID or a folder with a config.json."
-
-ImageSize = Annotated[int | None, typer.Option(help="Height and width of images in pixels.", rich_help_panel=STREAM)]
-MaxLength = Annotated[int | None, typer.Option(help="The most tokens of a text.", rich_help_panel=STREAM)]
-ConfigFile = Annotated[
-    Path | None, typer.Option(help="YAML or JSON file of method options; the command line overrides it.")
-]
-Preset = Annotated[str, typer.Option(help=f"Start from these method options: {', '.join(PRESETS)}.")]
-Moving = Annotated[
-    bool | None,
-    typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 CLOSED = 141
 """The exit code where the reader of the output has gone (`| head`): that of a program ended by SIGPIPE."""
@@ -154,6 +120,11 @@ def fail(sentence: str, code: int) -> NoReturn:
 def complain(sentence: str) -> None:
     """Say what went wrong."""
     errors.print(Text(f"error: {printable(sentence)}", style="red"), soft_wrap=True)
+
+
+def skipped(sentence: str) -> None:
+    """Say of a sample that it was left out."""
+    errors.print(Text(f"skipped: {printable(sentence)}"), soft_wrap=True)
 
 
 def note(sentences: Iterable[str]) -> None:
