@@ -178,10 +178,10 @@ def test_names_of_today_stay_as_they_are():
 @pytest.mark.parametrize(
     ("modality", "depths", "settled"),
     [
-        ("image", 3, {"head": "stack", "depths": "all", "projection": 1024, "views": 2}),
-        ("image", 1, {"head": "stack", "depths": "last", "projection": 1024, "views": 2}),
-        ("text", 3, {"head": "ridge", "depths": "all", "projection": 4096, "views": 1}),
-        ("text", 1, {"head": "ridge", "depths": "last", "projection": 4096, "views": 1}),
+        ("image", "all", {"head": "stack", "depths": "all", "projection": 1024, "views": 2}),
+        ("image", "last", {"head": "stack", "depths": "last", "projection": 1024, "views": 2}),
+        ("text", "all", {"head": "ridge", "depths": "all", "projection": 4096, "views": 1}),
+        ("text", "last", {"head": "ridge", "depths": "last", "projection": 4096, "views": 1}),
     ],
 )
 def test_what_is_left_open_is_settled_by_the_backbone(modality, depths, settled):
@@ -192,18 +192,18 @@ def test_what_is_left_open_is_settled_by_the_backbone(modality, depths, settled)
 
 def test_what_was_asked_for_is_not_settled_otherwise():
     asked = HAMConfig(head="stack", projection=7, views=3, depths="all")
-    assert resolve(asked, "image", 4) == asked
-    assert resolve(HAMConfig(projection=0), "text", 1).projection == 0, "0 turns it off"
-    assert resolve(HAMConfig(head="lda"), "text", 1).projection is None, "a head without one"
+    assert resolve(asked, "image", "all") == asked
+    assert resolve(HAMConfig(projection=0), "text", "last").projection == 0, "0 turns it off"
+    assert resolve(HAMConfig(head="lda"), "text", "last").projection is None, "a head without one"
 
 
 @pytest.mark.parametrize(
     ("asked", "depths", "words"),
     [
-        ({"depths": "last"}, 3, "depths='last' asks for features of the last layer, .* depths='last'$"),
-        ({"depths": "all"}, 1, "depths='all' asks for features of several depths, .* depths='all'$"),
-        ({"head": "linear"}, 3, "head='linear' reads features of the last layer, .* depths='last'$"),
-        ({"head": "cosine"}, 2, "head='cosine' reads features of the last layer, .* depths='last'$"),
+        ({"depths": "last"}, "all", "depths='last' asks for features of the last layer, .* depths='last'$"),
+        ({"depths": "all"}, "last", "depths='all' asks for features of several depths, .* depths='all'$"),
+        ({"head": "linear"}, "all", "head='linear' reads features of the last layer, .* depths='last'$"),
+        ({"head": "cosine"}, "all", "head='cosine' reads features of the last layer, .* depths='last'$"),
     ],
 )
 def test_a_backbone_that_gives_other_depths_than_asked_for_is_refused(asked, depths, words):
@@ -213,7 +213,7 @@ def test_a_backbone_that_gives_other_depths_than_asked_for_is_refused(asked, dep
 
 
 def test_rows_that_answer_may_read_several_depths_where_that_is_asked_for():
-    assert resolve(HAMConfig(head="linear", depths="all"), "image", 3).depths == "all"
+    assert resolve(HAMConfig(head="linear", depths="all"), "image", "all").depths == "all"
 
 
 @pytest.mark.parametrize(

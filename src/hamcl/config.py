@@ -334,19 +334,18 @@ class HAMConfig:
         Path(path).expanduser().write_text(json.dumps(self.to_dict(), indent=2) + "\n")
 
 
-def resolve(config: Options, modality: str, depths: int) -> Options:
+def resolve(config: Options, modality: str, given: Literal["last", "all"]) -> Options:
     """Settle every option that depends on the backbone or on another option; what comes out has no "auto".
 
     Args:
         modality: "image" or "text", what the backbone reads.
-        depths: of how many depths it gives features.
+        given: whether it gives features of the last layer or of several depths.
 
     Raises:
         UsageError: the backbone gives others than the options ask for.
     """
     head = answering(config, modality)
     asked = config.depths_to_read
-    given = "last" if depths == 1 else "all"
     if asked not in ("auto", given):
         why = f"head={config.head!r} reads" if config.depths == "auto" else f"depths={config.depths!r} asks for"
         raise UsageError(
@@ -356,7 +355,7 @@ def resolve(config: Options, modality: str, depths: int) -> Options:
     return dataclasses.replace(
         config,
         head=head,  # type: ignore[arg-type]
-        depths=given,  # type: ignore[arg-type]
+        depths=given,
         projection=PROJECTION.get(head) if config.projection is None else config.projection,
         views=1 if modality == "text" else config.views,  # texts are not augmented
     )

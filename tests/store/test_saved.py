@@ -65,6 +65,27 @@ def test_the_depths_of_a_backbone_loaded_by_hand_come_back(week, toy, tmp_path):
     assert back.settings == model.settings and back.settings.depths == "last"
 
 
+def test_a_network_of_one_layer_read_at_several_depths_is_not_taken_for_its_last_layer(bert_folder, toy, tmp_path):
+    """Its features are the same but for their length, so only what was asked for tells them apart."""
+    import transformers as tf
+
+    folder = shutil.copytree(bert_folder, tmp_path / "bert")
+    small = tf.AutoConfig.from_pretrained(folder)
+    small.num_hidden_layers = 1
+    tf.BertModel(small).save_pretrained(folder)
+    with pytest.raises(UsageError, match="load it with depths='last'"):
+        HAM(load_backbone(str(folder)), HAMConfig(head="linear"))
+    task = toy.task("one", ("a", "b"), modality="text")
+    for depths, config in (("all", {"head": "ridge", "depths": "all"}), ("last", {"head": "ridge"})):
+        model = HAM(
+            load_backbone(str(folder), depths=depths), HAMConfig(rank=2, projection=8, epochs=1, **config), CPU
+        )
+        assert len(model.backbone.blocks) == 1 and model.settings.depths == depths
+        model.learn(task)
+        model.save(tmp_path / depths)
+        assert torch.equal(HAM.load(tmp_path / depths, machine=CPU).logits(task.test), model.logits(task.test))
+
+
 def test_what_was_saved_is_checked_like_a_store(taught, tmp_path):
     taught.save(tmp_path / "kept")
     for change in ("byte", "missing", "manifest"):

@@ -28,7 +28,7 @@ class Centres:
         preprocess = SimpleNamespace(describe=lambda: {"kind": "numbers"})
         self.backbone = SimpleNamespace(spec="numbers", fingerprint="abc", preprocess=preprocess, modality="text")
         self.config, self.machine, self.device = config or HAMConfig(), Machine("cpu"), torch.device("cpu")
-        self.settings = resolve(self.config, "text", 1 if self.config.depths_to_read == "last" else 2)
+        self.settings = resolve(self.config, "text", "last" if self.config.depths_to_read == "last" else "all")
         self.classes, self.task_names, self.centres = (), [], torch.zeros(0)
         self.fail_at, self.error = fail_at, error
         self.learned = []

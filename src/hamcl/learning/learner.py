@@ -81,7 +81,7 @@ class Learner(ABC):
     def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
         self.backbone, self.machine = backbone, machine or Machine()
         self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
-        self.settings = resolve(self.config, backbone.modality, len(backbone.blocks))
+        self.settings = resolve(self.config, backbone.modality, backbone.given)
         self._check_options()
         self.machine.use_threads()
         self.device = self.machine.resolved()

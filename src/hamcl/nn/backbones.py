@@ -116,6 +116,11 @@ class Backbone(nn.Module):
         return self._targets
 
     @property
+    def given(self) -> Literal["last", "all"]:
+        """Whether the features are those of the last layer or of several depths, which are scaled to length 1."""
+        return "all" if isinstance(self.features, Depths) else "last"
+
+    @property
     def width(self) -> int:
         """The number of features."""
         return sum(self.blocks)

@@ -330,7 +330,7 @@ class Store(LightStore):
         kept = (*manifest.earlier, earlier)[-manifest.keep :] if manifest.keep else ()
         state = replace(state, evaluations=before.evaluations[-1:])
         # Those of the store: a task may have had options of its own.
-        resolved = resolve(manifest.options, learner.backbone.modality, len(learner.backbone.blocks)).to_dict()
+        resolved = resolve(manifest.options, learner.backbone.modality, learner.backbone.given).to_dict()
         self._folder.write(replace(manifest, resolved=resolved, state=state, earlier=kept), command, text)
         self._folder.tidy()
 
