@@ -301,6 +301,3 @@ def _points(method: _Keys) -> Iterator[dict[str, Any]]:
 
 def _named(point: Mapping[str, Any]) -> str:
     return ",".join(f"{name}={'none' if value is None else value}" for name, value in point.items())
-
-
-__all__ = ["Cell", "load_data", "read_grid", "run_grid", "shard"]

@@ -290,6 +290,3 @@ def _clear(out: Path) -> None:
     for name in (RESULT, PREDICTIONS, MATRIX, CURVE):
         (out / name).unlink(missing_ok=True)
     drop_states(out)
-
-
-__all__ = ["CURVE", "MATRIX", "RunOptions", "check_folder", "run"]

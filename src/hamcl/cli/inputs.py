@@ -23,23 +23,6 @@ _IMAGES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"II*\0", b"MM
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What to classify.
-
-    Attributes:
-        names: the path of each image, or the text itself; where it stands in a table, if it has no name.
-        values: images, decoded when indexed (a bad one raises `DataError`), or texts.
-        problems: one sentence for each argument that could not be read.
-        notes: one sentence for each thing that was left out or guessed.
-    """
-
-    names: list[str]
-    values: Sequence[Any]
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
 class Answer:
     """The class names of one input, most probable first.
 
@@ -53,31 +36,18 @@ class Answer:
     calibrated: bool
 
 
-def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO, text_column: str | None = None) -> Inputs:
-    """Read the arguments of `ham predict`; an unreadable one becomes a problem, and the others are read.
-
-    Args:
-        arguments: images: files, folders (searched to any depth) or "-": an image on `stdin`, or a list of those, one
-            a line or each ended by a zero byte, in the bytes that the file system has.
-            Texts: a text, a text file or "-" for `stdin`, with one text a line. Blank lines are left out.
-            Both: tables, of which the column of the samples is read.
-        text_column: the column of the texts in tables, if not a usual one.
-
-    Raises:
-        UsageError: `text_column` is given, and there is no table, or no such column.
-    """
-    asked = Asked(modality, text_column)
-    take = asked.take_images if modality == "image" else asked.take_texts
-    for argument in arguments:
-        take(argument, stdin)
-    if text_column is not None and not asked.tables:
-        raise UsageError(f"text_column is {text_column!r}, but no table is given; leave it out")
-    return asked.inputs()
-
-
 @dataclass
-class Asked:
-    """The arguments read so far."""
+class Inputs:
+    """What to classify, as far as the arguments are read.
+
+    Attributes:
+        tables: how many tables there are among them.
+        names: the path of each image, or the text itself; where it stands in a table, if it has no name.
+        plain: images and texts of no table that are no part yet.
+        parts: images, decoded when indexed (a bad one raises `DataError`), or texts.
+        problems: one sentence for each argument that could not be read.
+        notes: one sentence for each thing that was left out or guessed.
+    """
 
     modality: Modality
     text_column: str | None
@@ -87,6 +57,11 @@ class Asked:
     parts: list[Sequence[Any]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def values(self) -> Sequence[Any]:
+        """The inputs, in the order of `names`."""
+        return Joined(tuple(self.parts))
 
     def take_images(self, argument: str, stdin: BinaryIO) -> None:
         """Read one argument of a model of images."""
@@ -149,10 +124,28 @@ class Asked:
         except DataError as error:
             self.problems.append(str(error))
 
-    def inputs(self) -> Inputs:
-        """All that was read."""
-        self.flush()
-        return Inputs(self.names, Joined(tuple(self.parts)), self.problems, self.notes)
+
+def gather(arguments: Sequence[str], modality: Modality, stdin: BinaryIO, text_column: str | None = None) -> Inputs:
+    """Read the arguments of `ham predict`; an unreadable one becomes a problem, and the others are read.
+
+    Args:
+        arguments: images: files, folders (searched to any depth) or "-": an image on `stdin`, or a list of those, one
+            a line or each ended by a zero byte, in the bytes that the file system has.
+            Texts: a text, a text file or "-" for `stdin`, with one text a line. Blank lines are left out.
+            Both: tables, of which the column of the samples is read.
+        text_column: the column of the texts in tables, if not a usual one.
+
+    Raises:
+        UsageError: `text_column` is given, and there is no table, or no such column.
+    """
+    asked = Inputs(modality, text_column)
+    take = asked.take_images if modality == "image" else asked.take_texts
+    for argument in arguments:
+        take(argument, stdin)
+    if text_column is not None and not asked.tables:
+        raise UsageError(f"text_column is {text_column!r}, but no table is given; leave it out")
+    asked.flush()
+    return asked
 
 
 def answers(model: Learner, inputs: Inputs, k: int, problem: Callable[[str], None]) -> Iterator[Answer]:

@@ -189,6 +189,3 @@ def _seedless(options: dict[str, Any]) -> dict[str, Any]:
 
 def _key(*parts: Any) -> str:
     return json.dumps(parts, sort_keys=True)
-
-
-__all__ = ["Row", "Setting", "compare", "find_runs", "report_markdown", "report_plot", "spread"]

@@ -153,18 +153,3 @@ def current_options(config: dict[str, Any]) -> dict[str, Any]:
         return current({**parts, **{name: value for name, value in config.items() if name not in MACHINE}})
     except UsageError as error:
         raise ValueError(str(error)) from error
-
-
-__all__ = [
-    "FORMAT",
-    "columns",
-    "counts",
-    "current_options",
-    "fractions",
-    "present",
-    "reported",
-    "rounded",
-    "rows",
-    "text",
-    "upgraded",
-]

@@ -12,17 +12,8 @@ import torch
 import hamcl
 
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "timm",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "numpy",
-    "pillow",
-    "pyarrow",
+    *("torch", "torchvision", "timm", "transformers", "peft", "accelerate", "datasets", "safetensors"),
+    *("numpy", "pillow", "pyarrow"),
 )
 """Those whose version a result may depend on."""
 

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, Self, get_args
 
 from accelerate import Accelerator
@@ -60,9 +59,7 @@ class Tracking:
         self._accelerator.init_trackers(project, self.settings, runs)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         if self._accelerator is not None:
             self._accelerator.end_training()
 

@@ -35,6 +35,7 @@ def evaluate(
             finite.
     """
     pairs: Counter[tuple[str, str]] = Counter()
+    of_class: Counter[str] = Counter()
     by_task: dict[str, Score] = {}
     confidence: list[float] = []
     hits: list[bool] = []
@@ -51,25 +52,20 @@ def evaluate(
         found = answers(learner, task, samples)
         truth, predicted = ([learner.classes[c] for c in each.tolist()] for each in (found.truth, found.predicted))
         pairs.update(zip(truth, predicted, strict=True))
+        of_class.update(truth)
         by_task[task.name] = Score(found.accuracy, len(truth))
         confidence += found.confidence.tolist()
         hits += (found.truth == found.predicted).tolist()
     if not by_task:
         raise DataError("there are no tasks to evaluate")
-    seen = {truth for truth, _ in pairs}
-    by_class = {}
-    for name in (c for c in learner.classes if c in seen):
-        count = sum(n for (truth, _), n in pairs.items() if truth == name)
-        by_class[name] = Score(pairs[name, name] / count, count)
-    total = sum(pairs.values())
     bins = metrics.reliability(confidence, hits)
     wrong = sorted(((n, t, p) for (t, p), n in pairs.items() if t != p), key=lambda x: (-x[0], x[1], x[2]))
     return Evaluation(
         time=now(),
         learned=len(learner.tasks),
-        overall=Score(sum(hits) / total, total),
+        overall=Score(sum(hits) / len(hits), len(hits)),
         tasks=by_task,
-        classes=by_class,
+        classes={c: Score(pairs[c, c] / of_class[c], of_class[c]) for c in learner.classes if c in of_class},
         confusions=tuple(Confusion(t, p, n) for n, t, p in wrong[:WORST]),
         reliability=Reliability(
             error=metrics.calibration_error(bins),
