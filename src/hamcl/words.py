@@ -39,3 +39,8 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise UsageError(f"{option} is {value!r}; {did_you_mean(str(value), choices)}")
+
+
+def reason(error: Exception) -> str:
+    """The first line of an error's message, the rest being of use only to those who read tracebacks."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

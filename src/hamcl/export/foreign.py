@@ -101,20 +101,12 @@ def read_foreign(folder: str | Path, backbone: Backbone) -> Foreign:
         if pair.keys() != {"A", "B"}:
             raise DataError(f"{folder} lacks a factor of layer {layer!r}; export the adapter again")
         name = layer.removeprefix(prefix)
-        A, B = pair["A"], pair["B"]
-        shape, rank = adapted[name].base_weight.shape, A.shape[0] if A.ndim else 0
-        expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
-        if (tuple(A.shape), tuple(B.shape)) != expected or rank == 0:
-            raise UsageError(
-                f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but "
-                f"the weight is {tuple(shape)}; it was made for another model"
-            )
-        usual = float(config.get("lora_alpha", 8))
-        alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), usual)
-        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
-        layers[name] = Factors(A.flatten(1).float(), B.flatten(1).float() * scale)
-        if not (torch.isfinite(layers[name].A).all() and torch.isfinite(layers[name].B).all()):
+        factors = _factors(folder, layer, pair["A"], pair["B"], adapted[name].base_weight.shape)
+        alpha = next((alpha for pattern, alpha in alphas if pattern.match(layer)), float(config.get("lora_alpha", 8)))
+        factors = factors.scaled(alpha / (factors.rank**0.5 if config.get("use_rslora") else factors.rank))
+        if not (torch.isfinite(factors.A).all() and torch.isfinite(factors.B).all()):
             raise DataError(f"{folder} is not finite in layer {layer!r}")
+        layers[name] = factors
     return Foreign(layers, whole, prefix)
 
 
@@ -275,3 +267,15 @@ def _prefix(folder: Path, names: Iterable[str], adapted: Mapping[str, HamLayer],
     if prefix is None:
         raise UsageError(f"{folder} adapts no layer")
     return prefix
+
+
+def _factors(folder: Path, layer: str, A: Tensor, B: Tensor, shape: torch.Size) -> Factors:
+    """The factors of a layer without its scaling, whose weight has this shape."""
+    rank = A.shape[0] if A.ndim else 0
+    expected = (rank, *shape[1:]), (shape[0], rank, *(1 for _ in shape[2:]))
+    if (tuple(A.shape), tuple(B.shape)) != expected or rank == 0:
+        raise UsageError(
+            f"{folder} does not fit layer {layer!r}: its factors are {tuple(A.shape)} and {tuple(B.shape)}, but the "
+            f"weight is {tuple(shape)}; it was made for another model"
+        )
+    return Factors(A.flatten(1).float(), B.flatten(1).float())

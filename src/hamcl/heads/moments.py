@@ -37,7 +37,6 @@ class _Moments(Calibrated):
         self.scatter = self.scatter + rows.T @ rows
         self.means = self.means.index_add(0, present, gaps * (count / (old + count)))
         self.counts = self.counts.index_add(0, present, new.double())
-        self._solved = None
         judged = to_judge(labels, views, self.JUDGED, self.counts)
         groups = features.reshape(views, -1, self.width)[:, judged].transpose(0, 1)
         truth = labels[judged]

@@ -48,7 +48,6 @@ class Ridge(Calibrated):
         self.gram += x.T @ x
         self.count += len(x)
         self.targets += x.T @ F.one_hot(labels, self.classes).float()
-        self._solved = None
         judged = to_judge(labels, views, self.JUDGED, torch.bincount(labels, minlength=self.classes))
         truth = labels[judged]
         if not len(judged):

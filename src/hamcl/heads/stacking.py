@@ -25,7 +25,7 @@ def stacking_weights(logits: Tensor, labels: Tensor, precision: Tensor | float, 
         mean = z.new_full((len(z),), 1 / len(z))
     if not isinstance(precision, Tensor):
         precision = precision * torch.eye(len(z), dtype=z.dtype)
-    true = _true(z, labels).sum(1)
+    true = z[:, torch.arange(len(labels)), labels].sum(1)  # of each expert, its logits of the true classes
 
     def objective(weights: Tensor) -> Tensor:
         gap = weights - mean
@@ -64,11 +64,6 @@ def information(logits: Tensor, weights: Tensor) -> Tensor:
 
 def _scores(z: Tensor, weights: Tensor) -> Tensor:
     return torch.einsum("e,enc->nc", weights, z)
-
-
-def _true(z: Tensor, labels: Tensor) -> Tensor:
-    """Each expert's logit of the true class, shape (experts, n)."""
-    return z[:, torch.arange(len(labels)), labels]
 
 
 def _expected(z: Tensor, weights: Tensor) -> Tensor:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from hamcl.errors import HamError, UsageError
 from hamcl.nn.depths import Depths
-from hamcl.nn.loaders.common import Features, Loaded, reason
+from hamcl.nn.loaders.common import Features, Loaded
 from hamcl.nn.strided import train_in_full_precision
 from hamcl.nn.targets import default_targets
 from hamcl.reading.prepare import Preprocess
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
+from hamcl.words import reason
 
 Read = Literal["auto", "last", "all"]
 """Which features of a network are read, see `Backbone`."""
@@ -59,9 +60,7 @@ class Backbone(nn.Module):
         """
         Args:
             depths: finds the features inside the network by a batch; None where it does not show them.
-            expected: the fingerprint that the weights must have.
-            read: "last" gives the features of the last layer, "all" those of several depths side by side, "auto" the
-                same where the network shows them.
+            expected, read: `expected` and `depths` of `load_backbone`.
 
         Raises:
             UsageError: the weights are others, the features depend on chance, or there are no depths to read.

@@ -95,10 +95,6 @@ class Folded:
     sources: tuple[Tensor, ...]
     versions: tuple[tuple[int, int], ...]
 
-    @classmethod
-    def of(cls, weight: Tensor, sources: tuple[Tensor, ...]) -> "Folded":
-        return cls(weight, sources, _versions(sources))
-
     def made_from(self, sources: tuple[Tensor, ...]) -> bool:
         """Whether these are the tensors it was made from, unchanged."""
         return (
@@ -226,7 +222,7 @@ class HamLayer(nn.Module):
             device = self.base_weight.device
             exact = torch.autocast(device.type, enabled=False) if _autocasts(device) else nullcontext()
             with torch.inference_mode(False), torch.no_grad(), exact:
-                self._folded = Folded.of(self._fold(groups, task), sources)
+                self._folded = Folded(self._fold(groups, task), sources, _versions(sources))
         return self._folded.weight
 
     @property

@@ -44,8 +44,11 @@ def as_image(item: Any, where: str) -> Image.Image:
                 "that name: check the path, or choose a text backbone (for example minilm)"
             )
         return read_image(path)
-    pixels = _array(item)
-    if pixels is None:
+    if _is_tensor(item):
+        pixels = item.detach().cpu().numpy()
+    elif hasattr(item, "__array__") and hasattr(item, "shape"):
+        pixels = np.asarray(item)
+    else:
         raise DataError(
             f"this backbone reads images, but {where} is of the type {type(item).__name__}: give an image opened with "
             "Pillow, a path, or an array of 8-bit values"
@@ -72,12 +75,6 @@ def is_one_image(value: Any) -> bool:
         return False
     ends = (shape[0], shape[-1]) if _is_tensor(value) else shape[-1:]
     return len(shape) == 2 or (len(shape) == 3 and any(end in CHANNELS for end in ends))
-
-
-def _array(item: Any) -> np.ndarray | None:
-    if _is_tensor(item):
-        return item.detach().cpu().numpy()
-    return np.asarray(item) if hasattr(item, "__array__") and hasattr(item, "shape") else None
 
 
 def _is_tensor(item: Any) -> bool:

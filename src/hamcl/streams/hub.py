@@ -11,6 +11,7 @@ from hamcl.streams.lazy import Lazy, numbered
 from hamcl.streams.parquet import check_size
 from hamcl.streams.pixels import decode_image, read_image
 from hamcl.streams.source import Request, Source
+from hamcl.words import reason
 
 
 def load(request: Request) -> Source:
@@ -40,9 +41,8 @@ def load(request: Request) -> Source:
     except DataError:
         raise
     except Exception as error:  # network, cache and builder errors share no base class
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
-            f"the data set {identifier!r} cannot be loaded ({reason}); check the ID and the network, "
+            f"the data set {identifier!r} cannot be loaded ({reason(error)}); check the ID and the network, "
             "or give a local copy by data_dir"
         ) from error
     if "train" not in splits:

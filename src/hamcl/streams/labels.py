@@ -108,8 +108,12 @@ def _choice(cell: Any, depth: int) -> tuple[str | None, str]:
         if cell and len(keys) != 1:
             raise ValueError(f"is the structure {shown(cell)}; write the name of one class")
         return (_read(cell[keys[0]], depth + 1)[0], "choice") if cell else (None, "")
-    names = [name for name, _ in (_read(item, depth + 1) for item in cell) if name is not None]
-    different = list(dict.fromkeys(names))
+    return _only([_read(item, depth + 1)[0] for item in cell])
+
+
+def _only(names: Sequence[str | None]) -> tuple[str | None, str]:
+    """The one class name of a structure, and that it was read from one."""
+    different = list(dict.fromkeys(name for name in names if name is not None))
     if len(different) > 1:
         raise ValueError(f"holds {len(different)} labels ({cut(', '.join(different))}); a sample has one class")
     return (different[0], "choice") if different else (None, "")
@@ -135,10 +139,7 @@ def _numbered(cell: Any, classes: Sequence[str]) -> tuple[str | None, str]:
     if isinstance(cell, list | tuple):
         if any(isinstance(y, list | tuple) for y in cell):
             raise ValueError(f"is the structure {shown(cell)}; write the number of one class")
-        names = list(dict.fromkeys(name for name, _ in (_numbered(y, classes) for y in cell) if name is not None))
-        if len(names) > 1:
-            raise ValueError(f"holds {len(names)} labels ({cut(', '.join(names))}); a sample has one class")
-        return (names[0], "choice") if names else (None, "")
+        return _only([_numbered(y, classes)[0] for y in cell])
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return None, ""
     if isinstance(cell, bool) or not isinstance(cell, int | float) or math.isinf(cell) or cell != int(cell):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 from PIL import Image
 
@@ -60,13 +60,6 @@ class Joined(Inputs):
         raise IndexError(i)
 
 
-class Indexed(Protocol):
-    """Anything with a length that gives its i-th item, 0 <= i < length."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, i: int, /) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Lazy(Inputs):
     """`decode(raw[i], where(i))` for every i, computed when indexed; `where` names the sample in messages.
@@ -74,10 +67,11 @@ class Lazy(Inputs):
     The parts are picklable, so a data loader's worker processes can hold a copy.
 
     Attributes:
+        raw: anything with a length that gives its i-th item, 0 <= i < length.
         problems: position -> one sentence on why it cannot be read, where that is known already.
     """
 
-    raw: Indexed
+    raw: Any
     decode: Callable[[Any, str], Any]
     where: Callable[[int], str]
     problems: Mapping[int, str] = field(default_factory=dict)

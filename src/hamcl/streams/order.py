@@ -65,27 +65,19 @@ def _sizes(
     check_count("tasks", tasks)
     check_count("classes_per_task", classes_per_task)
     for size in task_sizes or ():
-        check_count("task_sizes", size)
-    least = (tasks or 1) * (classes_per_task or 1)
-    if task_sizes is None and least > n:  # before lists of that length are made
-        raise UsageError(f"{name} has {n} classes, too few for {least}; ask for fewer or smaller tasks")
+        check_count("task_sizes", size, needed=True)
+    wanted = sum(task_sizes) if task_sizes else (tasks or 1) * (classes_per_task or 1)
+    if wanted > n:  # before lists of that length are made
+        raise UsageError(f"{name} has {n} classes, too few for {wanted}; ask for fewer or smaller tasks")
     if task_sizes is not None:
-        sizes = list(task_sizes)
-        if not sizes:
+        if not task_sizes:
             raise UsageError("task_sizes is empty; list the number of classes of each task")
-    elif tasks is not None and classes_per_task is not None:
-        sizes = [classes_per_task] * tasks
-    elif classes_per_task is not None:
-        whole, rest = divmod(n, classes_per_task)
-        sizes = [classes_per_task] * max(whole, 1) + [rest] * (whole > 0 and rest > 0)
-    else:
+        return list(task_sizes)
+    if classes_per_task is None:
         whole, rest = divmod(n, tasks or 1)
-        sizes = [whole + (i < rest) for i in range(tasks or 1)]
-    if sum(sizes) > n or 0 in sizes:
-        raise UsageError(
-            f"{name} has {n} classes, too few for {max(sum(sizes), len(sizes))}; ask for fewer or smaller tasks"
-        )
-    return sizes
+        return [whole + (i < rest) for i in range(tasks or 1)]
+    whole, rest = divmod(n, classes_per_task)
+    return [classes_per_task] * (tasks or whole) + [rest] * (tasks is None and rest > 0)
 
 
 def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
@@ -120,9 +112,9 @@ def read_order(path: Path, source: Source) -> tuple[list[list[str]], list[str]]:
     return (groups, []) if nested else ([], groups[0])
 
 
-def check_count(name: str, count: int | None) -> None:
-    """Refuse anything but None or a whole number of at least 1."""
-    if count is not None and (not isinstance(count, int) or count < 1):
+def check_count(name: str, count: int | None, needed: bool = False) -> None:
+    """Refuse anything but a whole number of at least 1, or None if that is not `needed`."""
+    if (count is not None or needed) and (not isinstance(count, int) or count < 1):
         raise UsageError(f"{name} must be a whole number of at least 1, got {count!r}")
 
 

@@ -103,9 +103,9 @@ class Request:
             raise UsageError(f"the source {self.name!r} needs {what}: write {self.name}:{what.split()[-1].upper()}")
         return self.where
 
-    def path(self, what: str = "a path") -> Path:
+    def path(self) -> Path:
         """Return `where` as an existing file or folder."""
-        path = Path(self.needed(what)).expanduser()
+        path = Path(self.needed("a path")).expanduser()
         if not path.exists():
             raise DataError(f"{self.name}: there is no file or folder {str(path)!r}; check the path")
         return path

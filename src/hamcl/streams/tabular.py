@@ -117,11 +117,12 @@ def _separated(text: str, table: Table, usual: str, wanted: Callable[[Sequence[s
             table.notes.append(f"read {SEPARATORS[best]} as the separator of {table.file}")
         try:
             rows = list(_cells(text, best, csv.QUOTE_MINIMAL))
-        except BadQuote as error:
+        except csv.Error as error:
             # Files with tabs are often written without any quoting, so that a text may begin with a quotation mark.
             if best != "\t" or '"' in text.partition("\n")[0]:
+                reason, line = error.args
                 raise DataError(
-                    f"{table.file}, line {first + error.line} cannot be read ({error}); look for a quotation mark "
+                    f"{table.file}, line {first + line} cannot be read ({reason}); look for a quotation mark "
                     "that is not closed, or not doubled inside a quoted text"
                 ) from error
             rows = list(_cells(text, best, csv.QUOTE_NONE))
@@ -141,16 +142,8 @@ def _separated(text: str, table: Table, usual: str, wanted: Callable[[Sequence[s
         )
 
 
-class BadQuote(ValueError):
-    """Quotation marks that make no sense, from a line on."""
-
-    def __init__(self, reason: str, line: int) -> None:
-        super().__init__(reason)
-        self.line = line
-
-
 def _cells(text: str, separator: str, quoting: Any) -> Iterator[tuple[int, list[str]]]:
-    """Yield the cells of each row that is not blank, with the line on which it begins."""
+    """Yield the cells of each row that is not blank, with the line on which it begins; an error has its line too."""
     reader = csv.reader(StringIO(text, newline=""), delimiter=separator, strict=True, quoting=quoting)
     line = 1
     try:
@@ -159,7 +152,7 @@ def _cells(text: str, separator: str, quoting: Any) -> Iterator[tuple[int, list[
                 yield line, cells
             line = reader.line_num + 1
     except csv.Error as error:
-        raise BadQuote(str(error), line) from error
+        raise csv.Error(str(error), line) from error
 
 
 def _shown(text: str, separator: str, wanted: Callable[[Sequence[str]], int]) -> tuple[int, int]:

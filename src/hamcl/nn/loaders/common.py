@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hamcl.errors import DataError, HamError, UsageError
 from hamcl.nn.depths import Depths
 from hamcl.reading.prepare import Preprocess
+from hamcl.words import reason
 
 Features = Callable[[nn.Module, Mapping[str, Tensor]], Tensor]
 
@@ -80,8 +81,3 @@ def explained(spec: str, folder: Path | None = None) -> Iterator[None]:
                 "it and the connection, or give a local folder"
             ) from error
         raise UsageError(f"backbone {spec!r} cannot be loaded: {reason(error)}") from error
-
-
-def reason(error: Exception) -> str:
-    """The first line of an error's message, the rest being of use only to those who read tracebacks."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

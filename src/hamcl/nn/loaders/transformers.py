@@ -2,9 +2,10 @@
 
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,15 +120,11 @@ class HiddenDepths(Depths):
     limit: int
 
     @classmethod
-    def finder(cls, own: Features) -> Callable[[nn.Module, Mapping[str, Tensor]], "HiddenDepths"]:
-        """The function that finds the depths of a model whose own features are `own`."""
-
-        def find(module: nn.Module, batch: Mapping[str, Tensor]) -> HiddenDepths:
-            *_, last = cls(own, (), 0).blocks(module, batch)
-            count = len(module(**batch, **options_of(own), output_hidden_states=True).hidden_states) - 1
-            return cls(own, inner_layers(count), last.shape[1])
-
-        return find
+    def find(cls, own: Features, module: nn.Module, batch: Mapping[str, Tensor]) -> "HiddenDepths":
+        """The depths, found by a batch, of a model whose own features are `own`."""
+        *_, last = cls(own, (), 0).blocks(module, batch)
+        count = len(module(**batch, **options_of(own), output_hidden_states=True).hidden_states) - 1
+        return cls(own, inner_layers(count), last.shape[1])
 
     def blocks(self, module: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
         output = module(**batch, **options_of(self.own), output_hidden_states=True)
@@ -200,7 +197,7 @@ def _image(spec: str, source: str | Path, model: PreTrainedModel, image_size: in
     takes = inspect.signature(model.forward).parameters
     interpolate = own_size is not None and size != _side(own_size) and "interpolate_pos_encoding" in takes
     features = ImageFeatures(class_token, interpolate)
-    return Loaded(model, features, replace(preprocess, size=size), HiddenDepths.finder(features))
+    return Loaded(model, features, replace(preprocess, size=size), partial(HiddenDepths.find, features))
 
 
 def _prepared(spec: str, source: str | Path, own_size: Any) -> ImagePreprocess:
@@ -251,7 +248,7 @@ def _text(spec: str, source: str | Path, model: PreTrainedModel, max_length: int
     inputs = tuple(key for key in ("input_ids", "attention_mask", "token_type_ids") if key in takes)
     preprocess = TextPreprocess(tokenizer, max_length or min(limit, DEFAULT_MAX_LENGTH), inputs)
     features = last_token if is_causal(model) else mean_tokens
-    return Loaded(model, features, preprocess, HiddenDepths.finder(features))
+    return Loaded(model, features, preprocess, partial(HiddenDepths.find, features))
 
 
 @torch.no_grad()
