@@ -321,4 +321,3 @@ def test_images_are_upright_and_whole_whatever_their_mode() -> None:
     turned.getexif()[0x0112] = 6
     tensor = unit(8).transform(False, "none")(turned)
     assert tensor[0, 0, 0] < tensor[0, -1, 0] and tensor[0, 0, 0] == tensor[0, 0, -1]
-    assert unit(8).small(turned).size == (8, 16)

@@ -711,3 +711,10 @@ def test_texts_of_parquet_that_are_no_unicode_are_refused(tmp_path):
     pq.write_table(pa.table({"text": bad, "label": ["a"]}), tmp_path / "t.parquet")
     with pytest.raises(DataError, match="Invalid UTF8"):
         load_task(tmp_path / "t.parquet")
+
+
+def test_a_table_of_texts_knows_superclasses(tmp_path):
+    file = tmp_path / "t.csv"
+    file.write_text("text,label,superclass\na cat,cat,animal\na dog,dog,animal\na car,car,vehicle\n")
+    source = load_source(f"text:{file}")
+    assert source.superclasses == {"cat": "animal", "dog": "animal", "car": "vehicle"}

@@ -62,10 +62,6 @@ class Preprocess(ABC):
         """A batch of that many equal samples, to try the backbone with."""
 
     @abstractmethod
-    def small(self, x: Any) -> Any:
-        """An input, no larger than the transforms need it."""
-
-    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """The settings as JSON-able values."""
 
@@ -122,11 +118,6 @@ class ImagePreprocess(Preprocess):
     def example(self, count: int) -> dict[str, Tensor]:
         noise = torch.rand(3, self.size, self.size, generator=torch.Generator().manual_seed(0))
         return self.collate([noise] * count)
-
-    def small(self, x: Image.Image) -> Image.Image:
-        """The RGB image, its shorter side no longer than evaluation makes it before it cuts."""
-        x, side = rgb(x), round(self.size / self.crop_pct)
-        return F.resize(x, [side], InterpolationMode(self.interpolation)) if min(x.size) > side else x
 
     def describe(self) -> dict[str, Any]:
         return {"modality": self.modality, **asdict(self), "mean": list(self.mean), "std": list(self.std)}
@@ -301,9 +292,6 @@ class TextPreprocess(Preprocess):
 
     def example(self, count: int) -> dict[str, Tensor]:
         return self.collate([self.transform(False, "none")("one example")] * count)
-
-    def small(self, x: str) -> str:
-        return x
 
     def describe(self) -> dict[str, Any]:
         return {"modality": self.modality, "max_length": self.max_length, "vocabulary": len(self.tokenizer)}
