@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 import yaml
 
 from hamcl.errors import UsageError
+from hamcl.words import shown
 
 BARE: dict[str, Any] = {
     "depths": "last",
@@ -321,7 +322,7 @@ class HAMConfig:
             if name not in known:
                 close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; options are {', '.join(known)}"
-                raise UsageError(f"there is no option {_shortened(name)}{hint}")
+                raise UsageError(f"there is no option {shown(name)}{hint}")
         return cls(**{**PRESETS[preset], **values})
 
     @classmethod
@@ -383,7 +384,7 @@ def current(options: Mapping[str, Any]) -> dict[str, Any]:
     for name, harmless in RETIRED.items():
         if found.pop(name, harmless) != harmless:
             raise UsageError(
-                f"the option {name}={_shortened(options[name])} is no more; hamcl {LAST} was the last version with it"
+                f"the option {name}={shown(options[name])} is no more; hamcl {LAST} was the last version with it"
             )
     if found.get("merge") == "magnitude":
         found |= {"merge": "svd", "prune_on": "delta"}  # two names of one thing
@@ -435,12 +436,6 @@ def read_value(text: str) -> Any:
         return text
 
 
-def _shortened(value: object) -> str:
-    """How a wrong value is shown in a sentence."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
 def check_types(options: Any) -> None:
     """Check every field of a dataclass of options against its type, and numbers against what can be computed.
 
@@ -461,13 +456,13 @@ def require(options: Any, name: str, holds: bool, what: str) -> None:
 def _check_type(name: str, value: Any, hint: Any) -> None:
     if get_origin(hint) is Literal:
         if value not in get_args(hint):
-            raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {_shortened(value)}")
+            raise UsageError(f"option {name!r} must be one of {', '.join(get_args(hint))}, got {shown(value)}")
         return
     kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
     accepted = (*kinds, int) if float in kinds else kinds
     if not isinstance(value, accepted) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join("none" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise UsageError(f"option {name!r} must be of type {wanted}, got {_shortened(value)}")
+        raise UsageError(f"option {name!r} must be of type {wanted}, got {shown(value)}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"option {name!r} must be a finite number, got {value}")
 
@@ -477,4 +472,4 @@ def _check_size(name: str, value: Any) -> None:
     if isinstance(value, int | float):
         most = MOST.get(name, LARGEST if isinstance(value, int) else SINGLE)
         if abs(value) > most:
-            raise UsageError(f"option {name!r} must be at most {most}, got {_shortened(value)}")
+            raise UsageError(f"option {name!r} must be at most {most}, got {shown(value)}")
