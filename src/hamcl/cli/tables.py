@@ -21,6 +21,7 @@ from hamcl.errors import UsageError
 from hamcl.plain import plain
 from hamcl.store import Difference, Evaluation, LightStore, Score, Sizes
 from hamcl.store.manifest import Reliability
+from hamcl.words import listed
 
 if TYPE_CHECKING:
     from hamcl.cli.inputs import Answer
@@ -76,7 +77,7 @@ def status(store: LightStore) -> Tree:
         if value
     )
     tree.add(_text(f"backbone {backbone.spec}{sizes}, head {answering(options, backbone.modality)}"))
-    tree.add(_text(f"{count(len(state.classes), 'class')}: {_some(state.classes)}"))
+    tree.add(_text(f"{count(len(state.classes), 'class')}: {listed(state.classes, SHOWN) or 'none yet'}"))
     tasks = tree.add(count(len(state.tasks), "task"))
     for number, (task, decision) in enumerate(zip(state.tasks, state.decisions, strict=True), 1):
         line = f"{number} {task.name}: {count(len(task.columns), 'class')}"
@@ -89,7 +90,7 @@ def status(store: LightStore) -> Tree:
     groups = tree.add(f"{count(len(state.groups), 'group')}{most}")
     for j, group in enumerate(state.groups):
         branch = groups.add(f"group {j}: importance {group.importance:.3f}, rank {group.rank}")
-        branch.add(_text(_some(group.tasks)))
+        branch.add(_text(listed(group.tasks, SHOWN)))
     _disk(tree, store.sizes(), len(manifest.earlier))
     if state.evaluations:
         last = state.evaluations[-1]
@@ -273,12 +274,6 @@ def _table(name: str, *others: str) -> Table:
 def _text(text: str, style: str = "") -> Text:
     """Names as they are: nothing in them is markup, and nothing moves the cursor."""
     return Text(printable(text), style=style)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return (", ".join(names[:SHOWN]) or "none yet") + more
 
 
 def _value(value: object) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from hamcl.config import TRAINED, HAMConfig
 from hamcl.errors import DataError, UsageError
 from hamcl.store.document import LIMIT, dump, opened, valid
+from hamcl.store.files import Damaged
 from hamcl.store.manifest import GroupRecord, Manifest, State
 
 
@@ -24,7 +25,7 @@ def parse(data: bytes, path: Path) -> Manifest:
     check_state(manifest.state, options, manifest.backbone.width, path)
     counts = [*(earlier.tasks for earlier in manifest.earlier), len(manifest.state.tasks)]
     if any(later <= sooner for sooner, later in pairwise(counts)):
-        raise DataError(f"{path} lists earlier states that are not earlier; restore it from a copy of the store")
+        raise Damaged(f"{path} lists earlier states that are not earlier")
     return manifest
 
 
@@ -77,7 +78,7 @@ def check_state(state: State, options: HAMConfig, width: int, path: Path) -> Non
             _check_group(j, group, options, shapes)
         _check_head(state, options, width)
     except _Wrong as wrong:
-        raise DataError(f"{path} cannot be right: {wrong}; restore it from a copy of the store") from wrong
+        raise Damaged(f"{path} cannot be right: {wrong}") from wrong
 
 
 def _require(holds: bool, what: str) -> None:

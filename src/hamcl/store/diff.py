@@ -29,15 +29,7 @@ class Difference:
 
 
 def diff(mine: Folder, theirs: Folder) -> list[Difference]:
-    """What differs between two stores; nothing where they hold the same model.
-
-    Compared are backbones, config, classes, tasks with their data and options, groups (by position), importances,
-    all tensors, what later tasks are grouped by, and the last evaluations. Tensors are read where their files are
-    not the same.
-
-    Raises:
-        DataError: a file that must be read is missing or was changed.
-    """
+    """What differs between two stores, see `LightStore.diff`."""
     sides = [_facts(folder.manifest) for folder in (mine, theirs)]
     found: list[Difference] = []
     for section in sides[0]:

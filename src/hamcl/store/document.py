@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hamcl.errors import DataError
 from hamcl.store import structure
+from hamcl.store.files import Damaged
 
 T = TypeVar("T")
 FORMAT, OLDEST = 3, 1
@@ -46,7 +47,7 @@ def opened(data: bytes, path: Path) -> bytes:
     """
     found = _BEGINNING.match(data)
     if found is None:
-        raise DataError(f"{path} does not begin as hamcl writes it; restore it from a copy of the store")
+        raise Damaged(f"{path} does not begin as hamcl writes it")
     version = int(found[2])
     if version > FORMAT:
         raise DataError(
@@ -59,7 +60,7 @@ def opened(data: bytes, path: Path) -> bytes:
         )
     rest = data[found.end() :]
     if hashlib.sha256(rest).hexdigest().encode() != found[1]:
-        raise DataError(f"{path} was changed: its checksum is another one; restore it from a copy of the store")
+        raise Damaged(f"{path} was changed: its checksum is another one")
     return b"{\n" + rest
 
 
@@ -70,11 +71,11 @@ def valid(kind: type[T], data: bytes, path: Path) -> T:
         DataError: a key is missing or unknown, or a value of the wrong type or out of range.
     """
     if wrong := structure.fault(kind, data):
-        raise DataError(f"{path} is not valid: {wrong}; restore it from a copy of the store")
+        raise Damaged(f"{path} is not valid: {wrong}")
     try:
         return TypeAdapter(kind).validate_json(data)
     except ValidationError as error:
-        raise DataError(f"{path} is not valid: {sentence(error)}; restore it from a copy of the store") from error
+        raise Damaged(f"{path} is not valid: {sentence(error)}") from error
 
 
 def reason(error: DataError) -> str:

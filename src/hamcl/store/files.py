@@ -18,7 +18,14 @@ _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
-class Missing(DataError):
+class Damaged(DataError):
+    """A file of the store is not what it was; the sentence goes on with what to do."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; restore it from a copy of the store")
+
+
+class Missing(Damaged):
     """A file of the store is not there."""
 
 
@@ -50,18 +57,13 @@ def read(root: Path, name: str, limit: int, size: int | None = None, sha256: str
     with _opened(root, name) as file:
         facts = os.fstat(file.fileno())
         if size is not None and facts.st_size != size:
-            raise DataError(
-                f"{path} has {facts.st_size} bytes, but the manifest says {size}; restore it from a copy of the store"
-            )
+            raise Damaged(f"{path} has {facts.st_size} bytes, but the manifest says {size}")
         if facts.st_size > limit:
             raise DataError(f"{path} has {facts.st_size} bytes, more than the {limit} that are read")
         try:
             if sha256 is not None:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != sha256:
-                    raise DataError(
-                        f"{path} was changed: its sha256 is another one; restore it from a copy of the store"
-                    )
+                if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+                    raise Damaged(f"{path} was changed: its sha256 is another one")
                 file.seek(0)
             data = file.read(facts.st_size + 1)
         except OSError as error:
@@ -91,14 +93,14 @@ def _opened(root: Path, name: str) -> Iterator[BufferedReader]:
         # A named pipe would block without O_NONBLOCK.
         number = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError as error:
-        raise Missing(f"{path} is missing; restore it from a copy of the store") from error
+        raise Missing(f"{path} is missing") from error
     except OSError as error:
         if path.is_symlink():
             raise DataError(f"{path} is a link; a store holds no links, copy the store with its files") from error
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
-        raise DataError(f"{path} is not a regular file; restore it from a copy of the store")
+        raise Damaged(f"{path} is not a regular file")
     with os.fdopen(number, "rb") as file:
         yield file
 

@@ -12,7 +12,7 @@ from hamcl.errors import DataError
 from hamcl.store import files, unfinished
 from hamcl.store.check import parse, parse_state
 from hamcl.store.document import FORMAT, LIMIT, dump, reason
-from hamcl.store.files import MANIFEST
+from hamcl.store.files import MANIFEST, Damaged
 from hamcl.store.lock import HOLDER, Held, now, writing
 from hamcl.store.manifest import Earlier, Evaluation, Event, Manifest, State
 
@@ -175,13 +175,10 @@ class Folder:
         state = parse_state(data, self.manifest, path)
         names = {record.sha256 for record in state.files.values()}
         if len(state.tasks) != earlier.tasks or names != set(earlier.objects):
-            raise DataError(f"{path} is not what {MANIFEST} says; restore the store from a copy")
+            raise Damaged(f"{path} is not what {MANIFEST} says")
         past, present = (sum(record.size for record in s.files.values()) for s in (state, self.manifest.state))
         if past > 4 * present + 2**24:
-            raise DataError(
-                f"an earlier state in {self.path} has {past} bytes, the present one {present}; restore the store from "
-                "a copy"
-            )
+            raise Damaged(f"an earlier state in {self.path} has {past} bytes, the present one {present}")
         return state
 
     def clean(self) -> int:

@@ -111,7 +111,11 @@ class LightStore:
             return self._folder.clean()
 
     def diff(self, other: "LightStore") -> list[Difference]:
-        """In what this store and another differ; tensors are read and compared where their files are not the same.
+        """In what this store and another differ; nothing where they hold the same model.
+
+        Compared are backbones, config, classes, tasks with their data and options, groups (by position), importances,
+        all tensors, what later tasks are grouped by, and the last evaluations. Tensors are read where their files are
+        not the same.
 
         Raises:
             DataError: a file that must be read is missing or was changed.

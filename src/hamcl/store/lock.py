@@ -26,15 +26,6 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-class _Lock(FileLock):
-    @property
-    def descriptor(self) -> int:
-        """Of the open file that is locked, whatever its name is now."""
-        number = self._context.lock_file_fd
-        assert number is not None
-        return number
-
-
 class Held:
     """The lock of a store while a command holds it.
 
@@ -85,7 +76,7 @@ def writing(root: Path, command: str) -> Iterator[Held]:
     files.check_folders(root)
     if (root / LOCK).is_symlink():
         raise DataError(f"{root / LOCK} is a link; a store holds no links, remove it")
-    lock = _Lock(root / LOCK)
+    lock = FileLock(root / LOCK)
     with files.explained(root):
         for folder in (files.OBJECTS, files.TEMPORARY):
             (root / folder).mkdir(exist_ok=True)  # copies may lack empty folders
@@ -94,7 +85,9 @@ def writing(root: Path, command: str) -> Iterator[Held]:
         except Timeout as error:
             raise _taken(root) from error
     try:
-        held = Held(root, lock.descriptor)
+        number = lock._context.lock_file_fd  # of the open file that is locked, whatever its name is now
+        assert number is not None
+        held = Held(root, number)
         note = {"pid": os.getpid(), "host": platform.node(), "since": now(), "command": command}
         files.write(root, HOLDER, json.dumps(note).encode())
         yield held

@@ -6,8 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hamcl.errors import DataError
 from hamcl.store import files
+from hamcl.store.files import Damaged
 from hamcl.store.records import Dtype, ObjectRecord, TensorRecord
 from hamcl.tensors import pack, unpack
 
@@ -48,17 +48,15 @@ def decode(record: ObjectRecord, data: bytes, path: Path) -> dict[str, Tensor]:
     try:
         loaded = unpack(data)
     except ValueError as error:
-        raise DataError(f"{path} does not hold tensors ({error}); restore it from a copy of the store") from error
+        raise Damaged(f"{path} does not hold tensors ({error})") from error
     if loaded.keys() != record.tensors.keys():
-        raise DataError(f"{path} holds other tensors than the manifest says; restore it from a copy of the store")
+        raise Damaged(f"{path} holds other tensors than the manifest says")
     result = {}
     for name, entry in record.tensors.items():
         tensor = loaded[name]
         if tensor.dtype != DTYPES[entry.dtype] or tuple(tensor.shape) != entry.stored:
-            raise DataError(
-                f"tensor {name!r} of {path} is {tensor.dtype} {tuple(tensor.shape)}, but the manifest says "
-                f"{entry.dtype} {entry.stored}; restore the store from a copy"
-            )
+            found = f"{tensor.dtype} {tuple(tensor.shape)}"
+            raise Damaged(f"tensor {name!r} of {path} is {found}, but the manifest says {entry.dtype} {entry.stored}")
         result[name] = _unpacked(tensor, entry.shape[0]) if entry.packed else tensor
     return result
 
@@ -77,10 +75,7 @@ def load_object(root: Path, record: ObjectRecord, *, finite: bool = False) -> di
     tensors = decode(record, data, root / record.name)
     for name, tensor in tensors.items() if finite else ():
         if not tensor.isfinite().all():
-            raise DataError(
-                f"tensor {name!r} of {root / record.name} holds numbers that are not finite; restore it from a copy "
-                "of the store"
-            )
+            raise Damaged(f"tensor {name!r} of {root / record.name} holds numbers that are not finite")
     return tensors
 
 
@@ -96,12 +91,8 @@ def save_object(root: Path, tensors: dict[str, Tensor]) -> ObjectRecord:
 
 
 def _symmetric(tensor: Tensor) -> bool:
-    if (
-        tensor.ndim != 2
-        or tensor.shape[0] != tensor.shape[1]
-        or len(tensor) < 2
-        or tensor.element_size() not in (4, 8)
-    ):
+    square = tensor.ndim == 2 and tensor.shape[0] == tensor.shape[1] > 1
+    if not square or tensor.element_size() not in (4, 8):
         return False
     bits = tensor.view(torch.int32 if tensor.element_size() == 4 else torch.int64)
     return torch.equal(bits, bits.T)

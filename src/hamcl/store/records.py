@@ -9,6 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from hamcl.errors import DataError
 from hamcl.store import files
+from hamcl.store.files import Damaged
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -85,4 +86,4 @@ def check_object(root: Path, record: ObjectRecord) -> None:
     """
     record.check()
     if not files.holds(root, record.name, record.size, record.sha256):
-        raise DataError(f"{root / record.name} is missing or was changed; restore it from a copy of the store")
+        raise Damaged(f"{root / record.name} is missing or was changed")

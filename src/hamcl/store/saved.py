@@ -12,12 +12,7 @@ from hamcl.store.store import Store
 
 
 def save(learner: HAM, path: Path) -> None:
-    """Make a store of what a learner knows; nothing is at `path`, or all of it.
-
-    Raises:
-        UsageError: there is something at `path`, or the learner cannot be put together again from a store.
-        DataError: the folder cannot be written.
-    """
+    """Make a store of what a learner knows, see `HAM.save`; nothing is at `path`, or all of it."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise UsageError(f"there is something at {path} already; save to a new folder")
     place = path.resolve()
@@ -40,10 +35,5 @@ def save(learner: HAM, path: Path) -> None:
 
 
 def load(path: Path, *, backbone: str | None = None, machine: Machine | None = None) -> HAM:
-    """Read the present state of a store as a learner of its own.
-
-    Raises:
-        UsageError: there is no store at `path`.
-        DataError: it cannot be trusted, or the backbone is missing or another one.
-    """
+    """Read the present state of a store as a learner of its own, see `HAM.load`."""
     return Store.open(path, backbone=backbone, machine=machine).model()

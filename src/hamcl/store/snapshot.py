@@ -87,7 +87,7 @@ def _check(state: State, learner: HAM) -> None:
     wrong = [name for name, record in state.rows.tensors.items() if record.dtype != "F32"]
     # From how one class changes the shapes follows how all do: nothing large is made before the sizes are known.
     head = learner.objective.head
-    empty = _shapes(head.layout(state.head))
+    empty = {name: tensor.shape for name, tensor in head.layout(state.head).items()}
     head.add_classes(1)
     own = head.layout(state.head)
     if own.keys() != state.head.keys():
@@ -100,10 +100,6 @@ def _check(state: State, learner: HAM) -> None:
             wrong.append(name)
     if wrong:
         raise UsageError(f"tensor {wrong[0]!r} of the head has the wrong shape or type")
-
-
-def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _meta(state: State) -> dict[str, Any]:

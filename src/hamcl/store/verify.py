@@ -10,15 +10,9 @@ from hamcl.store.records import check_object
 
 
 def verify(folder: Folder, manifest: Manifest, learner: HAM) -> list[str]:
-    """Check every checksum and shape of all states, and that all numbers are finite.
+    """Check every checksum and shape of all states, and that all numbers are finite; see `Store.verify`.
 
     The manifest was checked when it was read, and what holds between the parts when `learner` was put together.
-
-    Returns:
-        What was checked, and what the next command will clean.
-
-    Raises:
-        DataError: names what is wrong.
     """
     root = folder.path
     files.check_folders(root)
