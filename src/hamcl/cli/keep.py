@@ -137,16 +137,10 @@ def read_names(path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def verify(
-    store: flags.Folder,
-    backbone: flags.Where = None,
-    json: flags.Json = False,
-    **given: Any,
-) -> None:
+def verify(store: flags.Folder, backbone: flags.Where = None, json: flags.Json = False, **given: Any) -> None:
     """Check every checksum, every shape and every invariant."""
     with shell.sentences(shell.UNTOUCHED):
-        machine = machine_of(given)
-        lines = shell.reopened(store, backbone, machine).verify()
+        lines = shell.reopened(store, backbone, machine_of(given)).verify()
         if json:
             return shell.say_json({"checked": lines})
         for line in lines:

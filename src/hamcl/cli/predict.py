@@ -58,11 +58,10 @@ def predict(
         shell.note(asked.notes)
         for sentence in asked.problems:
             shell.complain(sentence)
-        unread = list(asked.problems)
 
         def problem(sentence: str) -> None:
             shell.complain(sentence)
-            unread.append(sentence)
+            asked.problems.append(sentence)
 
         model = opened.model()
         table, seen = chosen == "table", out is None and sys.stdout.isatty()
@@ -84,7 +83,7 @@ def predict(
                 _write(found, chosen, out)
         if False in sure:
             shell.note([doubt(model.judged)])
-        if unread:
+        if asked.problems:
             raise typer.Exit(1)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -86,7 +85,6 @@ def plot_comparison(
     left, right, bottom, top = MARGINS
     width = left + PANEL + LABELS + right
     figure = Figure(figsize=(width * len(panels), HEIGHT), dpi=DPI)
-    FigureCanvasAgg(figure)
     for i, (title, curves) in enumerate(panels.items()):
         size = (PANEL / (width * len(panels)), (HEIGHT - bottom - top) / HEIGHT)
         axes = figure.add_axes(((i * width + left) / (width * len(panels)), bottom / HEIGHT, *size))
@@ -180,7 +178,6 @@ def spread_out(wanted: Mapping[str, float], heights: Mapping[str, float], low: f
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
 
 

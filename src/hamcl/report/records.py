@@ -243,21 +243,15 @@ class Result:
             steps = layout.rows(values["steps"], len(right))
             for step in steps:
                 step |= {"peak_memory": MEMORY | step["peak_memory"], "report": layout.present(step["report"])}
+            kept = ("method", "backbone", "provenance", "command", "status", "error", "finish_seconds", "notes")
             return cls(
-                method=values["method"],
+                **{name: values[name] for name in kept},
                 stream=StreamRecord(stream["name"], stream["options"], tasks),
-                backbone=values["backbone"],
                 config=layout.current_options(values["config"]),
                 resolved=values.get("resolved", {}),
-                provenance=values["provenance"],
-                command=values["command"],
-                status=values["status"],
-                error=values["error"],
                 steps=[StepRecord(tasks[i].name, seen[i], **step) for i, step in enumerate(steps)],
-                finish_seconds=values["finish_seconds"],
                 accuracy=layout.fractions(right, tests),
                 task_accuracy=layout.fractions(values["correct_told"], tests),
-                notes=values["notes"],
             )
         except (LookupError, TypeError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"an entry is missing or unknown: {error}") from error

@@ -76,19 +76,20 @@ class LightStore:
             DataError: its files were changed, or somebody else is writing.
         """
         with self._folder.writing("undo"):
-            manifest = self.manifest
-            wanted = [i for i, e in enumerate(manifest.earlier) if to is None or _same(e.task, to)]
+            manifest, earlier = self.manifest, self.manifest.earlier
+            wanted = [
+                i for i, e in enumerate(earlier) if to is None or (e.task and canonical(e.task) == canonical(to))
+            ]
             if not wanted:
-                kept = ", ".join(repr(e.task) if e.task else "the beginning" for e in manifest.earlier)
+                kept = ", ".join(repr(e.task) if e.task else "the beginning" for e in earlier)
                 where = "before the last task" if to is None else f"of task {to!r}"
                 raise UsageError(f"{self.path} keeps no state {where}; it keeps {kept or 'none'}")
-            index = wanted[-1]
-            chosen = manifest.earlier[index]
+            chosen = earlier[wanted[-1]]
             state = self._folder.recall(chosen)
             for record in state.files.values():
                 check_object(self.path, record)
             gone = [task.name for task in manifest.state.tasks[chosen.tasks :]]
-            after = replace(manifest, state=state, earlier=manifest.earlier[:index])
+            after = replace(manifest, state=state, earlier=earlier[: wanted[-1]])
             self._folder.write(after, "undo", f"took back {', '.join(map(repr, gone))}")
             self._folder.tidy()
         return gone
@@ -125,8 +126,3 @@ class LightStore:
     def sizes(self) -> Sizes:
         """Bytes by what they are for."""
         return sizes(self.path, self.manifest)
-
-
-def _same(task: str | None, asked: str) -> bool:
-    """Whether a task, None for the beginning, is the one asked for."""
-    return task is not None and canonical(task) == canonical(asked)
