@@ -6,14 +6,14 @@ from itertools import pairwise
 import pytest
 
 from hamcl.bench import demo as module
-from hamcl.bench.demo import JOINT, Part, Sizes, demo
+from hamcl.bench.demo import JOINT, Part, demo
 from hamcl.errors import UsageError
 from hamcl.machine import Machine
 from hamcl.nn.backbones import load_backbone
 from hamcl.report.records import Result
 
-TINY = Sizes(
-    digits=Part(
+PARTS = (
+    Part(
         "digits",
         "timm/test_efficientnet",
         {"tasks": 2, "train_per_class": 4, "test_per_class": 2},
@@ -21,21 +21,21 @@ TINY = Sizes(
         {"epochs": 1, "projection": 32},
         {"joint": 2.0},
     ),
-    icd10=Part(
+    Part(
         "icd10",
         "minilm",
         {"tasks": 2, "classes_per_task": 2, "train_per_class": 4, "test_per_class": 2},
         {"max_length": 8},
         {"epochs": 1, "projection": 32},
     ),
-    methods={"ham": {}, "joint": {**JOINT, "epochs": 1}},
 )
+METHODS = {"ham": {}, "joint": {**JOINT, "epochs": 1}}
 
 
 @pytest.fixture
 def demonstration(monkeypatch):
     monkeypatch.setattr(module, "load_backbone", partial(load_backbone, pretrained=False))
-    return partial(demo, sizes=TINY, machine=Machine("cpu"))
+    return partial(demo, parts=PARTS, methods=METHODS, machine=Machine("cpu"))
 
 
 def test_the_demonstration_leaves_runs_plots_and_models(tmp_path, demonstration):
@@ -43,7 +43,7 @@ def test_the_demonstration_leaves_runs_plots_and_models(tmp_path, demonstration)
     options = {"on_start": lambda *run: started.append(run), "on_task": lambda result: learned.append(result.method)}
     settings = demonstration(tmp_path, **options)
     runs = ["digits: ham", "digits: joint", "icd10: ham", "icd10: joint"]
-    parts = [0.0, 0.2, 0.6, 0.8, 1.0]  # as TINY says: 1, 2, 1 and 1 of 5 seconds
+    parts = [0.0, 0.2, 0.6, 0.8, 1.0]  # as PARTS says: 1, 2, 1 and 1 of 5 seconds
     assert [(label, tasks) for label, tasks, *_ in started] == [(label, 2) for label in runs]
     assert [share for *_, share in started] == pytest.approx([b - a for a, b in pairwise(parts)])
     assert [before for *_, before, _ in started] == pytest.approx(parts[:-1])

@@ -43,46 +43,32 @@ class Part:
 
 JOINT = {**{name: getattr(HAMConfig(), name) for name in ("depths", "head", "views")}, "epochs": 4}
 """The features and the head of HAM, and more epochs: with less, training on all data at once would bound nothing."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much the demonstration does.
-
-    Attributes:
-        methods: name -> options of its own.
-    """
-
-    digits: Part = Part(
+METHODS: Mapping[str, Mapping[str, Any]] = {"ham": {}, "seq-lora": {}, "frozen": {}, "joint": JOINT}
+PARTS = (
+    Part(
         "digits",
         "efficientnet-lite0",
         {"tasks": 5, "train_per_class": 40, "test_per_class": 30},
         {"image_size": 64},
         {"epochs": 3, "projection": 1024},
         {"ham": 20, "seq-lora": 20, "frozen": 3, "joint": 25},
-    )
-    icd10: Part = Part(
+    ),
+    Part(
         "icd10",
         "minilm",
         {"tasks": 12, "classes_per_task": 4, "train_per_class": 20, "test_per_class": 8},
         {"max_length": 32},
         {"epochs": 2, "projection": 2048},
         {"ham": 42, "seq-lora": 25, "frozen": 7, "joint": 59},
-    )
-    methods: Mapping[str, Mapping[str, Any]] = field(
-        default_factory=lambda: {"ham": {}, "seq-lora": {}, "frozen": {}, "joint": JOINT}
-    )
-
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """The streams, in the order in which they are learned."""
-        return self.digits, self.icd10
+    ),
+)
 
 
 def demo(
     out: Path,
     *,
-    sizes: Sizes | None = None,
+    parts: Sequence[Part] = PARTS,
+    methods: Mapping[str, Mapping[str, Any]] = METHODS,
     machine: Machine | None = None,
     command: Sequence[str] = (),
     resume: bool = False,
@@ -96,6 +82,8 @@ def demo(
     Leaves `out/STREAM/METHOD/` (see `run`), `out/STREAM/comparison.png` and `out/STREAM/model/`.
 
     Args:
+        parts: the streams, in the order in which they are learned.
+        methods: name -> options of its own.
         on_start: told of each run that begins: its label, its number of tasks, and the parts of the demonstration's
             time, in [0, 1], that come before it and that it takes itself.
 
@@ -105,16 +93,15 @@ def demo(
     Raises:
         UsageError, DataError, TrainingError: as `run`; folders are checked before any work is done.
     """
-    sizes = sizes or Sizes()
-    for part in sizes.parts:
-        for name in sizes.methods:
+    for part in parts:
+        for name in methods:
             check_folder(out / part.stream / name, resume=resume, overwrite=overwrite)
     settings = []
-    takes = {(part.stream, name): part.seconds.get(name, 1.0) for part in sizes.parts for name in sizes.methods}
+    takes = {(part.stream, name): part.seconds.get(name, 1.0) for part in parts for name in methods}
     whole, before = sum(takes.values()), 0.0
-    for part in sizes.parts:
+    for part in parts:
         stream, results = load_stream(part.stream, **part.options), []
-        for name, own in sizes.methods.items():
+        for name, own in methods.items():
             share = takes[part.stream, name] / whole
             if on_start:
                 on_start(f"{part.stream}: {name}", len(stream), before, share)

@@ -158,7 +158,7 @@ def demo(
     if store is not None:
         return _practice(store, progress, machine_of(given))
     with shell.sentences():
-        from hamcl.bench.demo import COMPARISON, MODEL, Sizes
+        from hamcl.bench.demo import COMPARISON, MODEL, PARTS
         from hamcl.bench.demo import demo as run_demo
         from hamcl.bench.run import MATRIX
         from hamcl.cli.live import Live
@@ -166,11 +166,9 @@ def demo(
 
         machine = machine_of(given)
         shell.prepare(machine)
-        sizes = Sizes()
         with Live(shell.errors, progress) as live:
             settings = run_demo(
                 out,
-                sizes=sizes,
                 machine=machine,
                 command=["ham", *sys.argv[1:]],
                 resume=resume,
@@ -184,7 +182,7 @@ def demo(
             shell.shown.print()
         shell.shown.print(LEGEND, style="dim", highlight=False)
         shell.shown.print("\nWhat there is to look at:", style="bold")
-        for part in sizes.parts:
+        for part in PARTS:
             folder = out / part.stream
             shell.say(f"  {folder / COMPARISON}   the curves of all methods")
             shell.say(f"  {folder / 'ham' / MATRIX}   the accuracy matrix of HAM")
