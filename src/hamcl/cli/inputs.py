@@ -87,7 +87,7 @@ class Inputs:
                 found = _lines(stdin.read(), argument)
             elif _is_table(argument):
                 return self.take_table(argument)
-            elif _is_there(argument) or _looks_like_a_path(argument):
+            elif os.path.exists(os.path.expanduser(argument)) or _looks_like_a_path(argument):
                 found = _file(argument)
             else:
                 found = [argument] if argument.strip() else []
@@ -186,10 +186,6 @@ def _is_image(data: bytes) -> bool:
 
 def _decoded(raw: str | bytes, where: str) -> Any:
     return decode_image(raw, "standard input") if isinstance(raw, bytes) else read_image(raw)
-
-
-def _is_there(argument: str) -> bool:
-    return os.path.exists(os.path.expanduser(argument))  # False too where the argument could be no path
 
 
 def _is_table(argument: str) -> bool:

@@ -37,13 +37,7 @@ class Commands(TyperGroup):
             raise
 
 
-app = typer.Typer(
-    name="ham",
-    cls=Commands,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Continual learning by hierarchical adapter merging.",
-)
+app = typer.Typer(name="ham", cls=Commands, no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _version(asked: bool) -> None:

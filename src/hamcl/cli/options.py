@@ -42,11 +42,12 @@ def machine_of(given: dict[str, Any]) -> Machine:
     Raises:
         UsageError: a value is not allowed.
     """
-    found = {name: given.pop(name) for name in MACHINE if name in given}
-    asked: dict[str, Any] = {
-        name: None if value is NONE else value for name, value in found.items() if value is not None
-    }
-    return Machine(**asked)
+    return Machine(**_asked({name: given.pop(name) for name in MACHINE if name in given}))
+
+
+def _asked(given: dict[str, Any]) -> dict[str, Any]:
+    """The options that were given, with their values."""
+    return {name: None if value is NONE else value for name, value in given.items() if value is not None}
 
 
 def _parameters(
@@ -81,7 +82,7 @@ def build_config(
     """
     from hamcl.methods.registry import load_method  # waits for PyTorch
 
-    line = {name: None if value is NONE else value for name, value in given.items() if value is not None}
+    line = _asked(given)
     kind = load_method(method)
     asked = {**kind.defaults, **(read_options(file) if file else {}), **line}
     config = kind.config_type.from_dict(asked, preset=preset)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from hamcl.errors import DataError, UsageError
-from hamcl.ham.flat import stripped
+from hamcl.ham.flat import prefixed, stripped
 from hamcl.methods.ham import HAM
 from hamcl.store.manifest import CalibrationRecord, Decision, GroupRecord, State, TaskRecord
 from hamcl.store.objects import DTYPES
@@ -60,13 +60,12 @@ def give(state: State, learner: HAM, load: Load, path: Path) -> None:
         return
     try:
         _check(state, learner)
-        tensors: dict[str, Any] = {}
-        for j, group in enumerate(state.groups):
-            tensors |= {f"model.{j}.{name}": value for name, value in load(group.file).items()}
         assert state.rows is not None
-        tensors |= {f"rows.{name}": value for name, value in load(state.rows).items()}
+        tensors = prefixed("rows", load(state.rows))
+        for j, group in enumerate(state.groups):
+            tensors |= prefixed(f"model.{j}", load(group.file))
         for record in state.head.values():
-            tensors |= {f"head.{name}": value for name, value in load(record).items()}
+            tensors |= prefixed("head", load(record))
         learner.objective.head.add_classes(len(state.classes) - 1)
         learner.load_state_dict({**tensors, "meta": _meta(state)})
     except UsageError as error:

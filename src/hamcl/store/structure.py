@@ -43,9 +43,10 @@ def _fault(kind: Any, value: Any, where: str) -> str | None:
     if origin in (Union, types.UnionType):
         faults = [_fault(choice, value, where) for choice in get_args(kind)]
         return None if None in faults else faults[0]
-    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            return f"{here}: Input should be an object"
+    record = isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    if (record or origin is dict) and not isinstance(value, dict):
+        return f"{here}: Input should be an object"
+    if record:
         hints, required = _facts(kind)
         for key, item in value.items():
             if key not in hints:
@@ -59,8 +60,6 @@ def _fault(kind: Any, value: Any, where: str) -> str | None:
             return f"{here}: Input should be a list"
         item_kind, items = get_args(kind)[0], enumerate(value)
     elif origin is dict:
-        if not isinstance(value, dict):
-            return f"{here}: Input should be an object"
         item_kind, items = get_args(kind)[1], value.items()
     else:
         name = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}.get(kind, "null")
