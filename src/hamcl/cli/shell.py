@@ -75,11 +75,10 @@ def since(store: Path, untouched: str = UNTOUCHED) -> Callable[[], str]:
     manifest = store / "manifest.json"
 
     def stamp() -> tuple[int, int] | None:
-        try:
+        with suppress(OSError):
             facts = manifest.stat()
-        except OSError:
-            return None
-        return facts.st_ino, facts.st_mtime_ns
+            return facts.st_ino, facts.st_mtime_ns
+        return None
 
     before = stamp()
 

@@ -15,6 +15,7 @@ from hamcl.report.plots import plot_comparison
 from hamcl.report.records import RESULT, Result
 
 COLUMNS = ("method", "runs", "average accuracy", "over samples", "over steps", "forgetting", "seconds", "stored")
+METRICS = ("average_accuracy", "sample_accuracy", "average_incremental_accuracy", "forgetting")
 LEGEND = (
     "Accuracies and forgetting in percent, mean ± sample standard deviation over seeds. Average accuracy: mean over "
     "the tasks after the last one. Over samples: fraction of all test samples. Over steps: mean over the steps of "
@@ -29,20 +30,14 @@ class Row:
     label: str
     runs: list[Result] = field(default_factory=list)
 
-    def metric(self, name: str) -> str:
-        """Mean and deviation of a metric over the runs, in percent."""
-        return spread([100 * run.metrics[name] for run in self.runs])
-
     def cells(self) -> list[str]:
         """One text per entry of `COLUMNS`."""
+        measured = [run.metrics for run in self.runs]
         seconds = [run.seconds["training"] + run.seconds["evaluation"] for run in self.runs]
         return [
             self.label,
             str(len(self.runs)),
-            self.metric("average_accuracy"),
-            self.metric("sample_accuracy"),
-            self.metric("average_incremental_accuracy"),
-            self.metric("forgetting"),
+            *(spread([100 * metrics[name] for metrics in measured]) for name in METRICS),
             spread(seconds),
             f"{np.mean([run.steps[-1].parameters['stored'] for run in self.runs]) / 1e6:.2f} M",
         ]

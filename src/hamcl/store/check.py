@@ -29,17 +29,6 @@ def parse(data: bytes, path: Path) -> Manifest:
     return manifest
 
 
-def parse_state(data: bytes, manifest: Manifest, path: Path) -> State:
-    """Read and check an earlier state.
-
-    Raises:
-        DataError: it says what cannot be.
-    """
-    state = valid(State, data, path)
-    check_state(state, manifest.options, manifest.backbone.width, path)
-    return state
-
-
 def check_room(manifest: Manifest, classes: Iterable[str], path: Path) -> None:
     """Check, before any work is done, that a manifest can take more classes.
 

@@ -19,10 +19,7 @@ WORST = 20
 
 
 def evaluate(
-    learner: Learner,
-    tasks: Sequence[Task],
-    on_skip: Callable[[str], None] = lambda sentence: None,
-    watch: Watch | None = None,
+    learner: Learner, tasks: Sequence[Task], on_skip: Callable[[str], None], watch: Watch | None
 ) -> Evaluation:
     """Classify the test splits of `tasks` among all classes the learner knows.
 

@@ -10,8 +10,8 @@ from typing import TypeVar
 
 from hamcl.errors import DataError
 from hamcl.store import files, unfinished
-from hamcl.store.check import parse, parse_state
-from hamcl.store.document import FORMAT, LIMIT, dump, reason
+from hamcl.store.check import check_state, parse
+from hamcl.store.document import FORMAT, LIMIT, dump, reason, valid
 from hamcl.store.files import MANIFEST, Damaged
 from hamcl.store.lock import HOLDER, Held, now, writing
 from hamcl.store.manifest import Earlier, Evaluation, Event, Manifest, State
@@ -172,7 +172,8 @@ class Folder:
         """
         path = self.path / earlier.name
         data = files.read(self.path, earlier.name, limit=LIMIT, size=earlier.size, sha256=earlier.sha256)
-        state = parse_state(data, self.manifest, path)
+        state = valid(State, data, path)
+        check_state(state, self.manifest.options, self.manifest.backbone.width, path)
         names = {record.sha256 for record in state.files.values()}
         if len(state.tasks) != earlier.tasks or names != set(earlier.objects):
             raise Damaged(f"{path} is not what {MANIFEST} says")
