@@ -34,8 +34,7 @@ ConfigFile = Annotated[
 ]
 Preset = Annotated[str, typer.Option(help=f"Start from these method options: {', '.join(PRESETS)}.")]
 Moving = Annotated[
-    bool | None,
-    typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal."),
+    bool | None, typer.Option("--progress/--no-progress", help="Show progress; by default moving bars on a terminal.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an unfinished run.")]

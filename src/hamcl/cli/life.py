@@ -166,12 +166,7 @@ def evaluate(
         tasks, unrecorded = regroup(read, learned, known=known), ""
         try:
             with Live(shell.errors, progress) as live:
-                result = opened.evaluate(
-                    tasks,
-                    record=record,
-                    on_skip=shell.skipped,
-                    watch=live.passed,
-                )
+                result = opened.evaluate(tasks, record=record, on_skip=shell.skipped, watch=live.passed)
         except Unrecorded as error:
             result, unrecorded = error.evaluation, f"{error} (--no-record does not try)"
         own = result.trained_on or tuple(name for task in read for name in opened.trained_on(task))

@@ -62,11 +62,7 @@ def _parameters(
 
 
 def build_config(
-    given: dict[str, Any],
-    *,
-    file: Path | None = None,
-    preset: str = "default",
-    method: str = "ham",
+    given: dict[str, Any], *, file: Path | None = None, preset: str = "default", method: str = "ham"
 ) -> HAMConfig:
     """Put the layers of settings together; each overrides the ones before it.
 
