@@ -137,3 +137,14 @@ def test_a_map_is_pooled_by_quarters_where_they_fit():
 @pytest.mark.parametrize(("count", "layers"), [(1, ()), (2, (1,)), (3, (1, 2)), (6, (2, 4)), (12, (4, 8))])
 def test_inner_layers(count, layers):
     assert inner_layers(count) == layers
+
+
+def test_depths_that_cannot_be_meant_are_refused(bert_folder):
+    with pytest.raises(UsageError, match=r"^depths is 'some'; choose from auto, last, all$"):
+        load_backbone(str(bert_folder), depths="some")
+
+
+@pytest.mark.parametrize(("given", "what"), [(({"rank": 3},), "config"), ((HAMConfig(), "cpu"), "machine")])
+def test_a_learner_names_what_it_is_given_wrongly(bert_folder, given, what):
+    with pytest.raises(UsageError, match=rf"^the {what} of a learner is a (HAMConfig|Machine), got "):
+        HAM.from_backbone(str(bert_folder), *given)

@@ -79,6 +79,9 @@ class Learner(ABC):
     objective: Classify
 
     def __init__(self, backbone: Backbone, config: HAMConfig, machine: Machine | None = None) -> None:
+        for name, value, kind in (("config", config, HAMConfig), ("machine", machine or Machine(), Machine)):
+            if not isinstance(value, kind):
+                raise UsageError(f"the {name} of a learner is a {kind.__name__}, got {value!r:.80}")
         self.backbone, self.machine = backbone, machine or Machine()
         self.config = config if isinstance(config, self.config_type) else self.config_type(**config.to_dict())
         self.settings = resolve(self.config, backbone.modality, backbone.given)
@@ -105,8 +108,9 @@ class Learner(ABC):
         cls, spec: str, config: HAMConfig | None = None, machine: Machine | None = None, **options: Any
     ) -> Self:
         """Load the backbone `spec` (see `load_backbone`, which takes `options`) and start with no task."""
-        config = config or cls.config_type.from_dict(dict(cls.defaults))
-        return cls(load_backbone(spec, depths=config.depths_to_read, **options), config, machine)
+        config = cls.config_type.from_dict(dict(cls.defaults)) if config is None else config
+        depths = config.depths_to_read if isinstance(config, HAMConfig) else "auto"
+        return cls(load_backbone(spec, depths=depths, **options), config, machine)
 
     @classmethod
     def configured(

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from hamcl.nn.targets import default_targets
 from hamcl.reading.prepare import Preprocess
 from hamcl.rng import scoped
 from hamcl.streams.base import Modality
-from hamcl.words import reason
+from hamcl.words import check_choice, reason
 
 Read = Literal["auto", "last", "all"]
 """Which features of a network are read, see `Backbone`."""
@@ -66,6 +66,7 @@ class Backbone(nn.Module):
             UsageError: the weights are others, the features depend on chance, or there are no depths to read.
         """
         super().__init__()
+        check_choice("depths", read, get_args(Read))
         self.spec, self.read = spec, read
         self.options: dict[str, Any] | None = None
         self.location = str(Path(spec).resolve()) if is_folder(spec) else spec
