@@ -32,7 +32,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m hamcl.cli.reference > docs/configuration.md
+	$(BIN)/python docs/reference.py > docs/configuration.md
 
 tables: $(INSTALLED)
 	$(BIN)/python benchmarks/result_tables.py

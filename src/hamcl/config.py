@@ -104,9 +104,9 @@ IDLE = {"image": frozenset[str](), "text": frozenset({"views"})}
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 
 
-def option(default: Any, text: str, why: str = "") -> Any:
-    """A field of a dataclass of options: what it does, and what its default was chosen by."""
-    return dataclasses.field(default=default, metadata={"help": text, "why": why})
+def option(default: Any, text: str) -> Any:
+    """A field of a dataclass of options, and what it does."""
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
 Options = TypeVar("Options", bound="HAMConfig")
@@ -122,156 +122,45 @@ class HAMConfig:
         UsageError: a value has the wrong type or lies outside its range.
     """
 
-    seed: int = option(
-        0,
-        "Seed of every random draw.",
-        "Not measured; any number does, reported tables use 0, 1 and 2 and tuning used 100.",
-    )
-    rank: int = option(
-        8,
-        "Rank of a task's LoRA adapter.",
-        "Ranks 2, 8 and 16 end within half a point of each other after ten tasks (tiny-imagenet 68.2, 68.1, "
-        "68.5; icd10 92.1 each); 8 is the paper's.",
-    )
-    lora_alpha: float = option(
-        8.0,
-        "LoRA scale; a new adapter's update is multiplied by lora_alpha / rank.",
-        "Not measured; equal to rank, so that a new adapter's update is scaled by 1 and `lr` alone sets how "
-        "far it moves.",
-    )
-    dropout: float = option(
-        0.0,
-        "Dropout on the input of a task's adapter while it trains.",
-        "Not measured; the paper's experiments use 0.1.",
-    )
-    targets: str | None = option(
-        None,
-        "Regular expression over layer names to adapt; none: the backbone's default.",
-        "All linear and convolution layers: adapting the last two stages alone lost 2.1 points on "
-        "tiny-imagenet (66.0 for 68.1) and 0.4 on icd10, after ten tasks.",
-    )
-    max_groups: int | None = option(
-        5,
-        "G_max, the largest number of groups; none: no limit.",
-        "1, 2, 5, 10 and unlimited groups end within 0.3 points on omniglot and on tiny-imagenet, so the "
-        "number only bounds the state; 5 is the paper's.",
-    )
-    threshold: float = option(
-        2.0,
-        "tau: an adapter whose best score is below it opens a new group.",
-        "Not measured; with sums within groups, which group an adapter joins makes no difference that one run shows.",
-    )
-    merge: Literal["concat", "svd", "mean", "ties", "dare"] = option(
-        "svd",
-        "How an adapter is merged into its group.",
-        "A mean shrinks what the first task learned (tiny-imagenet after 16 tasks at constant rates: sum "
-        "63.1, mean 61.6, no adapters 61.0); around today's default all rules are within 0.4 points on "
-        "images.",
-    )
-    merge_rank: int | None = option(
-        16,
-        "Rank a group is compressed to after a merge; concat ignores it.",
-        "8, 16 and 64 end within 0.2 points (omniglot 88.5, 88.5, 88.6; tiny-imagenet 67.6, 67.8, 67.8), so "
-        "the state is kept small.",
-    )
-    density: float = option(
-        1.0,
-        "rho: fraction of an adapter's entries kept by magnitude before it is merged.",
-        "Pruning to 0.3 lost up to 1.2 points on tiny-imagenet (66.6 for 67.8) and gained at most 0.5 on "
-        "omniglot, so nothing is pruned.",
-    )
-    prune_on: Literal["factors", "delta"] = option(
-        "factors",
-        "Prune the factors A and B, or their product.",
-        "Not measured around this default, which prunes nothing; the factors are what the paper prunes.",
-    )
-    epochs: int = option(
-        3,
-        "Passes over a task's training samples; later_tasks may cut them short.",
-        "Not measured; the reported streams take 2 (icd10, tiny-imagenet) and 5 (omniglot, 14 images a class).",
-    )
-    batch_size: int = option(
-        32,
-        "Training samples per step.",
-        "Not measured; a usual size that trains on two cores.",
-    )
-    lr: float = option(
-        0.001,
-        "Learning rate of the adapter (AdamW, cosine decay).",
-        "3e-4 lost 2.3 points on tiny-imagenet and 0.4 on icd10 after ten tasks; 3e-3 gained there and not "
-        "over twenty (icd10 91.2 for 91.8).",
-    )
-    head_lr: float = option(
-        0.01,
-        "Learning rate of the task's classifier rows.",
-        "Not measured; the rows only have to keep up with the adapter, the analytic heads do not read them.",
-    )
-    importance_lr: float = option(
-        0.001,
-        "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.",
-        "Under a weak hold 1e-2 lost 0.9 points on icd10 (90.1; 0 and 1e-3: 91.0); around today's default 0, "
-        "1e-3 and 1e-2 are equal within noise on images.",
-    )
-    weight_decay: float = option(
-        0.01,
-        "AdamW weight decay of the adapter and the rows; importances have none.",
-        "Not measured; AdamW's usual value.",
-    )
-    warmup: float = option(
-        0.1,
-        "Fraction of the steps with a linearly rising learning rate.",
-        "Not measured; a usual value, meant to keep Adam's first steps small.",
-    )
-    distill: float = option(
-        10.0,
-        "Weight of the feature distillation on the current task's batches; 0 turns it off.",
-        "0, 10 and 100 end within 0.6 points after ten tasks, since the small rates of later tasks already "
-        "hold the features; at constant rates 10 beat 3 by 1.6 points on icd10 (last layer, an earlier "
-        "default).",
-    )
+    seed: int = option(0, "Seed of every random draw.")
+    rank: int = option(8, "Rank of a task's LoRA adapter.")
+    lora_alpha: float = option(8.0, "LoRA scale; a new adapter's update is multiplied by lora_alpha / rank.")
+    dropout: float = option(0.0, "Dropout on the input of a task's adapter while it trains.")
+    targets: str | None = option(None, "Regular expression over layer names to adapt; none: the backbone's default.")
+    max_groups: int | None = option(5, "G_max, the largest number of groups; none: no limit.")
+    threshold: float = option(2.0, "tau: an adapter whose best score is below it opens a new group.")
+    merge: Literal["concat", "svd", "mean", "ties", "dare"] = option("svd", "How an adapter is merged into its group.")
+    merge_rank: int | None = option(16, "Rank a group is compressed to after a merge; concat ignores it.")
+    density: float = option(1.0, "rho: fraction of an adapter's entries kept by magnitude before it is merged.")
+    prune_on: Literal["factors", "delta"] = option("factors", "Prune the factors A and B, or their product.")
+    epochs: int = option(3, "Passes over a task's training samples; later_tasks may cut them short.")
+    batch_size: int = option(32, "Training samples per step.")
+    lr: float = option(0.001, "Learning rate of the adapter (AdamW, cosine decay).")
+    head_lr: float = option(0.01, "Learning rate of the task's classifier rows.")
+    importance_lr: float = option(0.001, "Learning rate of the importances alpha_i and alpha_Gj; 0 freezes them.")
+    weight_decay: float = option(0.01, "AdamW weight decay of the adapter and the rows; importances have none.")
+    warmup: float = option(0.1, "Fraction of the steps with a linearly rising learning rate.")
+    distill: float = option(10.0, "Weight of the feature distillation on the current task's batches; 0 turns it off.")
     later_tasks: Literal["hold", "free"] = option(
         "hold",
-        "hold: the more classes were learned before, the more distill weighs, the slower and the shorter a "
-        "task learns; free: every task learns as the first.",
-        "Omniglot in 40 tasks: 88.3 held, 85.7 at constant rates and full length (no adapters 88.3); in 20 "
-        "tasks, with a hold that does not grow either, 78.6 (no adapters 87.4; one view); icd10 and "
-        "tiny-imagenet lose nothing by it.",
+        "hold: the more classes were learned before, the more distill weighs, the slower and the shorter a task "
+        "learns; free: every task learns as the first.",
     )
     depths: Literal["auto", "last", "all"] = option(
-        "auto",
-        "Features of the last layer, or of several depths side by side; auto: several for the analytic heads.",
-        "With the last layer alone frozen features give 57.5 on omniglot and 57.0 on tiny-imagenet at best, "
-        "with several depths 87.4 and 59.9; on icd10 91.3 for 90.9.",
+        "auto", "Features of the last layer, or of several depths side by side; auto: several for the analytic heads."
     )
     head: Literal["auto", "linear", "cosine", "ncm", "lda", "ridge", "stack"] = option(
-        "auto",
-        "Classifier over all seen classes; auto: stack for images, ridge for texts.",
-        "On frozen features of several depths `stack` beats `ridge` on images (omniglot 87.4 for 80.5, "
-        "tiny-imagenet 59.9 for 57.5), on texts `ridge` is as good and smaller (icd10 91.3 for 91.0).",
+        "auto", "Classifier over all seen classes; auto: stack for images, ridge for texts."
     )
     shrinkage: float | None = option(
-        None,
-        "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest.",
-        "Estimated: a fixed 0.03 left 20 samples of each of 6 classes in 256 dimensions at 44 %, the estimate "
-        "gives 60 %.",
+        None, "Weight of the scaled identity in the shared covariance of lda and stack; none: as the samples suggest."
     )
     projection: int | None = option(
-        None,
-        "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack.",
-        "In `ridge` alone 2,048 lost 2.3 points on icd10 (89.5 for 91.8) and 6,144 adds 0.6 at most; in "
-        "`stack` 512 to 4,096 are equal within noise on omniglot and tiny-imagenet, so 1,024 saves state.",
+        None, "Width of the random projection of ridge and stack; 0 turns it off; none: 4096 in ridge, 1024 in stack."
     )
-    views: int = option(
-        2,
-        "Passes over the images for the statistics; those after the first augmented.",
-        "A second view adds 1.0 to 1.7 points on omniglot and nothing on tiny-imagenet (frozen features); a "
-        "third and fourth are within noise and cost a pass each.",
-    )
+    views: int = option(2, "Passes over the images for the statistics; those after the first augmented.")
     drift: Literal["none", "noise"] = option(
-        "noise",
-        "What stored statistics do when the features drift: nothing, or count the moves as noise.",
-        "Where the features move (omniglot, weak hold) `stack` ends at 85.6 instead of 74.7; where they "
-        "hardly move it costs nothing that one run shows (86.5 for 86.9).",
+        "noise", "What stored statistics do when the features drift: nothing, or count the moves as noise."
     )
 
     def __post_init__(self) -> None:

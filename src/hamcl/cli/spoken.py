@@ -7,8 +7,8 @@ from hamcl.config import MACHINE, HAMConfig
 
 ARGUMENTS = (
     *("augmentation", "backbone", "checkpoint_minutes", "class_order", "class_order_file", "classes_per_task"),
-    *("data_dir", "image_size", "keep", "known", "label_column", "max_length", "name", "overwrite", "record"),
-    *("restart", "task_sizes", "tasks", "test_fraction", "test_per_class", "text_column", "train_per_class"),
+    *("data_dir", "image_size", "keep", "known", "label_column", "text_column", "max_length", "name", "overwrite"),
+    *("record", "restart", "task_sizes", "tasks", "test_fraction", "test_per_class", "train_per_class"),
     *("train_shards", "val_fraction"),
 )
 """Arguments of the library, besides the fields of `HAMConfig`, that are options of a command."""

@@ -141,9 +141,7 @@ class EASE(Learner):
 
     def end(self, lesson: Lesson) -> None:
         """Keep the adapter beside the others."""
-        adapter = lesson.adapter
-        assert adapter is not None
-        adapter.check()
+        adapter = lesson.finite_adapter()
         self.adapters.append({name: f.scaled(adapter.importance) for name, f in adapter.layers.items()})
         self.model.end_task()
 

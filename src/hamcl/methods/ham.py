@@ -90,10 +90,8 @@ class HAM(Learner):
 
     def end(self, lesson: Lesson) -> None:
         """Compare, assign, prune, scale and merge the adapter; then show the groups to the model."""
-        adapter, report, settings = lesson.adapter, lesson.report, self.settings
-        assert adapter is not None
+        adapter, report, settings = lesson.finite_adapter(), lesson.report, self.settings
         assert isinstance(report, HAMReport)
-        adapter.check()
         if lesson.given is None:
             trained = self.model.group_importance.detach().cpu().tolist()
             for group, importance in zip(self.groups.groups, trained, strict=False):

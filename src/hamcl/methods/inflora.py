@@ -151,9 +151,7 @@ class InfLoRA(Learner):
 
     def end(self, lesson: Lesson) -> None:
         """Use the directions of the task's inputs, and add the adapter to the sum."""
-        adapter = lesson.adapter
-        assert adapter is not None
-        adapter.check()
+        adapter = lesson.finite_adapter()
         for name, moment in self._moments(lesson.samples).items():
             self.used[name].add(moment, self.config.energy_after(lesson.index))
         parts = [(adapter.layers, adapter.importance)]

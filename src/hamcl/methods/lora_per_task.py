@@ -37,9 +37,7 @@ class LoRAPerTask(Learner):
 
     def end(self, lesson: Lesson) -> None:
         """Keep the adapter, and merge all of them."""
-        adapter = lesson.adapter
-        assert adapter is not None
-        adapter.check()
+        adapter = lesson.finite_adapter()
         self.adapters.append(adapter)
         self._show_merged()
 

@@ -44,9 +44,7 @@ class SDLoRA(Learner):
 
     def end(self, lesson: Lesson) -> None:
         """Take the adapter apart into its direction and its magnitude."""
-        adapter = lesson.adapter
-        assert adapter is not None
-        adapter.check()
+        adapter = lesson.finite_adapter()
         self.magnitudes = self.model.group_importance.detach().cpu().tolist()
         direction, magnitude = _decoupled(adapter)
         self.directions.append(direction)

@@ -120,6 +120,16 @@ class Lesson:
         """The task's part of all classes, with those from before."""
         return len(self.task.classes) / (len(self.task.classes) + self.known)
 
+    def finite_adapter(self) -> Adapter:
+        """What the training made.
+
+        Raises:
+            ValueError: it is not finite.
+        """
+        assert self.adapter is not None, "the training comes first"
+        self.adapter.check()
+        return self.adapter
+
     def done(self, phase: str) -> None:
         """Count the time since the last phase ended, or since the lesson began, to this one."""
         now = time.perf_counter()
