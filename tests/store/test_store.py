@@ -255,9 +255,15 @@ def test_what_was_asked_is_kept_with_what_it_came_to(create, week, head):
 
 def test_an_option_that_would_do_nothing_for_a_task_is_refused(create, week):
     store = create(head="linear", projection=None)
-    with pytest.raises(UsageError, match=r"^option 'views' does nothing in a store with head 'linear'; leave it out"):
+    with pytest.raises(UsageError, match=r"^option 'views' does nothing in a store of images with head 'linear'"):
         store.learn(week(0), options={"views": 3})
     assert store.refresh().state.tasks == ()
+
+
+def test_more_views_of_texts_are_refused_for_a_task_too(tmp_path, toy, bert_folder):
+    store = Store.create(tmp_path / "texts.ham", backbone=str(bert_folder), config=HAMConfig(projection=16))
+    with pytest.raises(UsageError, match=r"^option 'views' does nothing in a store of texts with head 'ridge'"):
+        store.learn(toy.task("week", ["red", "green"], 3, "text"), options={"views": 3})
 
 
 def test_diff_sees_names_that_changed_places(create, week, quick):

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hamcl.config import PER_TASK, HAMConfig, answering
+from hamcl.config import IDLE, PER_TASK, HAMConfig, answering
 from hamcl.errors import DataError, UsageError
 from hamcl.machine import Machine
 from hamcl.methods.ham import HAM
@@ -94,8 +94,9 @@ def for_task(manifest: Manifest, options: Mapping[str, Any]) -> HAMConfig:
         UsageError: an option belongs to the whole model, does nothing in it, or has a value that is not allowed.
     """
     config = manifest.options
-    head = answering(config, manifest.backbone.modality)
-    read = HAM.reads(replace(config, head=head))  # type: ignore[arg-type]
+    modality = manifest.backbone.modality
+    head = answering(config, modality)
+    read = HAM.reads(replace(config, head=head)) - IDLE[modality]  # type: ignore[arg-type]
     for name in options:
         if name not in PER_TASK:
             raise UsageError(
@@ -103,5 +104,7 @@ def for_task(manifest: Manifest, options: Mapping[str, Any]) -> HAMConfig:
                 f"choose from {', '.join(PER_TASK)}"
             )
         if name not in read:
-            raise UsageError(f"option {name!r} does nothing in a store with head {head!r}; leave it out")
+            raise UsageError(
+                f"option {name!r} does nothing in a store of {modality}s with head {head!r}; leave it out"
+            )
     return replace(config, **options)
